@@ -1,0 +1,1 @@
+"""The `driftline` command. Imports lazily and holds no logic."""

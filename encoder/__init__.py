@@ -1,0 +1,1 @@
+"""How a text becomes a vector: exported backbones, tokens, the runtime, adapters. Usable without HTTP."""

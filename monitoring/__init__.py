@@ -1,0 +1,1 @@
+"""Judgement: is the representation still itself, and may this candidate replace it?"""

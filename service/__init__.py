@@ -1,0 +1,1 @@
+"""The HTTP program: embeddings, admin and drift over REST."""

@@ -1,0 +1,64 @@
+"""Fixtures every test package shares: where the real data lies, and a home with the real backbone imported."""
+
+import hashlib
+import importlib.metadata
+import shutil
+from pathlib import Path
+
+import pytest
+
+from registry.home import Home
+
+ROOT = Path(__file__).resolve().parent.parent
+SHARED = ROOT.parent / "shared" / "data"
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """The folder of real datasets, which is not part of the project; tests that need it skip without it."""
+    if not SHARED.is_dir():
+        pytest.skip("the real datasets (../shared/data) are not on this machine")
+    return SHARED
+
+
+def _exported_home() -> Path:
+    """A home with the default backbone exported, kept between runs and made anew when the exporter or a library changes."""
+    from training.export import import_backbone
+
+    exporter = (ROOT / "training" / "export.py").read_bytes()
+    versions = "".join(importlib.metadata.version(p) for p in ("torch", "transformers", "onnxscript", "onnxruntime"))
+    key = hashlib.sha256(exporter + versions.encode()).hexdigest()[:16]
+    folder = ROOT / ".cache" / f"backbone-{key}"
+    if not (folder / "done").exists():
+        shutil.rmtree(folder, ignore_errors=True)
+        registry = Home.at(folder).registry()
+        manifest = import_backbone(None, registry.store)
+        from registry import backbones
+
+        with registry.writing() as session:
+            backbones.add(session, manifest.to_dict(), manifest.digest)
+        registry.close()
+        (folder / "done").touch()
+    return folder
+
+
+@pytest.fixture(scope="session")
+def exported_backbone() -> Path:
+    """Session-wide folder with the default backbone; read-only by agreement."""
+    return _exported_home()
+
+
+@pytest.fixture
+def backbone_home(exported_backbone: Path, tmp_path: Path) -> Home:
+    """A fresh home with the real default backbone imported; the test may change it."""
+    folder = tmp_path / "home"
+    shutil.copytree(exported_backbone, folder)
+    return Home.at(folder)
+
+
+@pytest.fixture(scope="session")
+def session_backbone_home(exported_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> Home:
+    """As `backbone_home`, but one for the whole session, for servers that several tests share."""
+    folder = tmp_path_factory.mktemp("shared-home") / "home"
+    shutil.copytree(exported_backbone, folder)
+    return Home.at(folder)

@@ -1,0 +1,5 @@
+"""`python -m cli`: the same as the `driftline` command."""
+
+from cli.main import run
+
+run()

@@ -1,0 +1,78 @@
+"""`driftline backbone`: import pretrained encoders as ONNX, and list what is there."""
+
+from typing import Annotated
+
+import typer
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from cli.common import AsJson, DataDir, console, errors, friendly, opened, print_json
+
+app = typer.Typer(no_args_is_help=True)
+
+
+@app.command("import")
+@friendly
+def import_(
+    source: Annotated[
+        str | None,
+        typer.Argument(
+            help="A local sentence-transformers folder or a hub id; left out, the packaged all-MiniLM-L6-v2.",
+            show_default=False,
+        ),
+    ] = None,
+    name: Annotated[str | None, typer.Option(help="Name to serve it under.")] = None,
+    if_missing: Annotated[bool, typer.Option("--if-missing", help="Do nothing when a backbone exists.")] = False,
+    data_dir: DataDir = None,
+    as_json: AsJson = False,
+) -> None:
+    """Export a pretrained encoder to one ONNX graph, prove parity with torch, and publish it."""
+    from registry import backbones
+
+    with opened(data_dir) as (home, registry):
+        with registry.reading() as session:
+            present = backbones.default(session)
+        if if_missing and present is not None:
+            return
+        from training.export import import_backbone
+
+        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=errors, transient=True) as bar:
+            task = bar.add_task("reading the model", total=1.0)
+            manifest = import_backbone(
+                source,
+                registry.store,
+                name=name,
+                progress=lambda step, fraction: bar.update(task, description=step, completed=fraction),
+            )
+        with registry.writing() as session:
+            backbone = backbones.add(session, manifest.to_dict(), manifest.digest)
+    if as_json:
+        print_json({"name": backbone.name, "digest": manifest.digest, **manifest.to_dict()})
+        return
+    parity = manifest.parity
+    console.print(
+        f"Imported [bold]{backbone.name}[/bold] ({manifest.dimension} dimensions, {manifest.max_tokens} tokens, "
+        f"{manifest.pooling} pooling) into {home.data_dir}\n"
+        f"Parity with torch on {parity.texts} texts: largest difference {parity.max_abs_difference:.1e}, "
+        f"smallest cosine {parity.min_cosine:.7f}"
+    )
+
+
+@app.command("list")
+@friendly
+def list_(data_dir: DataDir = None, as_json: AsJson = False) -> None:
+    """The imported backbones; the first is the default."""
+    from registry import backbones
+
+    with opened(data_dir) as (_, registry), registry.reading() as session:
+        found = backbones.all(session)
+    if as_json:
+        print_json([{"name": b.name, "digest": b.digest, "dimension": b.dimension, "source": b.source} for b in found])
+        return
+    table = Table("name", "dimension", "max tokens", "source", "digest")
+    for backbone in found:
+        table.add_row(
+            backbone.name, str(backbone.dimension), str(backbone.max_tokens), backbone.source, backbone.digest[:12]
+        )
+    console.print(table)

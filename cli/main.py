@@ -1,0 +1,28 @@
+"""The `driftline` command: one group a file, each imported only when it is called for."""
+
+import typer
+
+from cli import adapter, backbone, dataset, demo, drift, job, key, retrain, serve
+
+app = typer.Typer(
+    name="driftline",
+    help="Text embeddings specialised to your domain: served fast, watched for drift, refitted on demand.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(serve.serve)
+app.command()(serve.worker)
+app.command()(retrain.retrain)
+app.command()(demo.demo)
+app.add_typer(backbone.app, name="backbone", help="Import pretrained encoders and list them.")
+app.add_typer(dataset.app, name="dataset", help="Add datasets and read their quality reports.")
+app.add_typer(job.app, name="job", help="List, watch and cancel retrain jobs.")
+app.add_typer(adapter.app, name="adapter", help="List versions, promote and roll back.")
+app.add_typer(drift.app, name="drift", help="Read drift and acknowledge alarms.")
+app.add_typer(key.app, name="key", help="Issue, list and revoke API keys.")
+
+
+def run() -> None:
+    """Entry point of the console script."""
+    app()

@@ -1,0 +1,134 @@
+"""Texts to base vectors with one loaded backbone; usable without any service."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import ArtifactRefused, InputRefused
+from encoder.graph import check_graph
+from encoder.manifest import BackboneManifest, Fetch, Probes, load_files, load_manifest_bytes
+from encoder.runtime import Feed, Measurement, Session, choose, min_cosine
+from encoder.tokens import Tokenizer, plan_batches
+
+TOKEN_BUDGET = 4096
+_PROBE_BATCH = 16  # speed is measured on the first such batch: short texts, as most requests bring
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """Vectors of some texts, in their order.
+
+    Attributes:
+        vectors: (n, d) float32, unit rows.
+        counts: Tokens embedded for each text, special tokens included.
+        truncated: Whether the text was cut.
+    """
+
+    vectors: npt.NDArray[np.float32]
+    counts: list[int]
+    truncated: list[bool]
+
+
+class Encoder:
+    """A loaded backbone; every method is safe from many threads at once.
+
+    Attributes:
+        digest: Digest of its manifest: the identity of the backbone.
+        manifest: What it consists of.
+        tokenizer: Texts to token ids.
+        session: Token ids to vectors; names its provider and precision.
+        measurements: What every candidate provider showed when it was chosen.
+    """
+
+    def __init__(
+        self,
+        digest: str,
+        manifest: BackboneManifest,
+        tokenizer: Tokenizer,
+        session: Session,
+        measurements: Sequence[Measurement],
+        checks: tuple[Feed, npt.NDArray[np.float32]],
+    ) -> None:
+        self.digest = digest
+        self.manifest = manifest
+        self.tokenizer = tokenizer
+        self.session = session
+        self.measurements = tuple(measurements)
+        self._check_feed, self._check_vectors = checks
+
+    @classmethod
+    def open(
+        cls, digest: str, fetch: Fetch, *, provider: str = "auto", precision: str = "auto", threads: int | None = None
+    ) -> "Encoder":
+        """Load a backbone, file by file against its manifest, on the fastest provider that reproduces its probes.
+
+        Args:
+            digest: Digest of the manifest.
+            fetch: Gives the bytes with a digest.
+            provider, precision: "auto", or names to narrow the choice (see `encoder.runtime`).
+            threads: Threads of one run; None takes every core available.
+
+        Raises:
+            ArtifactRefused: Something is not what the manifest names, or not allowed in it.
+            NoProvider: Nothing on this machine reproduces the probes.
+        """
+        manifest = BackboneManifest.from_bytes(load_manifest_bytes(digest, fetch))
+        files = load_files(manifest.files, fetch)
+        check_graph(files["model.onnx"], inputs={"input_ids", "attention_mask"}, outputs=manifest.outputs)
+        tokenizer = Tokenizer.from_bytes(files["tokenizer.json"], manifest.max_tokens)
+        probes = Probes.from_bytes(files["probes.json"])
+        if probes.vectors.shape[1] != manifest.dimension:
+            raise ArtifactRefused(f"probes.json holds vectors of another width than {manifest.dimension}")
+        try:
+            ids = tokenizer.encode(probes.texts).ids
+        except InputRefused as error:
+            raise ArtifactRefused(f"probes.json: {error}") from error
+        order = sorted(range(len(ids)), key=lambda index: len(ids[index]))
+        batches = [order[start : start + _PROBE_BATCH] for start in range(0, len(order), _PROBE_BATCH)]
+        feeds = [tokenizer.pad([ids[index] for index in batch]) for batch in batches]
+        session, measurements = choose(
+            files["model.onnx"], feeds, probes.vectors[order], provider, precision, threads
+        )
+        checks = (feeds[0], probes.vectors[batches[0]])
+        return cls(digest, manifest, tokenizer, session, measurements, checks)
+
+    def encode(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+        token_budget: int = TOKEN_BUDGET,
+    ) -> Encoded:
+        """Base vectors of texts, computed in batches of similar length.
+
+        Args:
+            texts: Any number of texts, none of them empty.
+            truncate: Cut a text that is too long instead of refusing it.
+            progress: Called with (texts done, texts in all) after each batch.
+            token_budget: Most padded tokens in a batch.
+
+        Raises:
+            EmptyText, TextTooLong: The first text that cannot be encoded; nothing is computed then.
+        """
+        tokens = self.tokenizer.encode(texts, truncate)
+        vectors = np.empty((len(texts), self.manifest.dimension), dtype=np.float32)
+        done = 0
+        for batch in plan_batches(tokens.counts, token_budget):
+            vectors[batch] = self.run([tokens.ids[index] for index in batch])
+            done += len(batch)
+            if progress is not None:
+                progress(done, len(texts))
+        return Encoded(vectors, tokens.counts, tokens.truncated)
+
+    def run(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
+        """Base vectors (b, d) float32 of one batch of token ids, in the given order."""
+        if not ids:
+            return np.empty((0, self.manifest.dimension), dtype=np.float32)
+        return self.session.run(*self.tokenizer.pad(ids))
+
+    def self_check(self) -> float:
+        """Smallest cosine of the shortest probes to their recorded vectors: one real, small run of the model."""
+        return min_cosine(self.session.run(*self._check_feed), self._check_vectors)

@@ -1,0 +1,329 @@
+"""What an exported model consists of: manifests that name every file by digest, and the probes that prove it runs right.
+
+A manifest is canonical JSON; the sha256 of its bytes is the identity of the backbone or the version.
+"""
+
+import base64
+import binascii
+import hashlib
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+
+import numpy as np
+import numpy.typing as npt
+
+from encoder.errors import ArtifactRefused
+
+Fetch = Callable[[str], bytes]
+"""sha256 in hex -> the bytes with that digest."""
+Store = Callable[[bytes], str]
+"""Bytes -> their sha256 in hex, once they are kept."""
+
+SCHEMA = 1
+_DIGEST = re.compile(r"[0-9a-f]{64}")
+
+
+def sha256(data: bytes) -> str:
+    """Digest of bytes in lower-case hex."""
+    return hashlib.sha256(data).hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class FileEntry:
+    """One file of an artifact: its sha256 in hex and its size in bytes."""
+
+    sha256: str
+    size: int
+
+    @classmethod
+    def of(cls, data: bytes) -> "FileEntry":
+        """The entry that names these bytes."""
+        return cls(sha256(data), len(data))
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How near the exported graph came to the model it was exported from: over `texts` texts, the largest absolute
+    difference of a component and the smallest cosine."""
+
+    texts: int
+    max_abs_difference: float
+    min_cosine: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackboneManifest:
+    """A pretrained encoder as one ONNX graph with pooling and L2 normalisation inside.
+
+    Attributes:
+        name: Name it is served under.
+        source: Where the weights came from, in words.
+        weights_sha256: Digest of the source's weights file.
+        dimension: Width of the sentence vector.
+        pooling: "mean", "cls" or "max".
+        max_tokens: Most tokens of a text, special tokens included.
+        opset: ONNX operator set of the graph.
+        precision: Number format of the weights.
+        outputs: Output name -> width.
+        files: "model.onnx", "tokenizer.json" and "probes.json".
+        versions: Library name -> version the export was made with.
+        parity: Measured agreement with torch.
+        prompts: Prompt name -> text the source recommends to put in front.
+    """
+
+    KIND: ClassVar[str] = "backbone"
+    FILES: ClassVar[frozenset[str]] = frozenset({"model.onnx", "tokenizer.json", "probes.json"})
+
+    name: str
+    source: str
+    weights_sha256: str
+    dimension: int
+    pooling: str
+    max_tokens: int
+    opset: int
+    outputs: dict[str, int]
+    files: dict[str, FileEntry]
+    versions: dict[str, str]
+    parity: Parity
+    precision: str = "fp32"
+    prompts: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        return _to_dict(self)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: sorted keys, no spaces, no timestamps."""
+        return _to_bytes(self)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of `to_bytes()`: the identity of the backbone."""
+        return sha256(self.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "BackboneManifest":
+        """Read a manifest strictly.
+
+        Raises:
+            ArtifactRefused: Not JSON, or a field is missing, unknown or of the wrong kind.
+        """
+        manifest = _from_bytes(cls, data)
+        _require_digest(manifest.weights_sha256, "weights_sha256")
+        if manifest.outputs.get("sentence_embedding") != manifest.dimension:
+            raise ArtifactRefused("backbone manifest: outputs must give sentence_embedding the width of dimension")
+        if manifest.max_tokens < 1 or manifest.dimension < 1:
+            raise ArtifactRefused("backbone manifest: dimension and max_tokens must be at least 1")
+        return manifest
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HeadManifest:
+    """A version of a head adapter: a small graph from base vectors to adapted vectors.
+
+    Attributes:
+        backbone: Digest of the backbone whose vectors it reads.
+        dimension: Width of its input and output.
+        files: "head.onnx" and "probes.safetensors".
+        parity: Measured agreement with the module in torch.
+        recipe: The recipe it was fitted with.
+        dataset: "name", "revision" and "digest" of the rows.
+        metrics: Figures of the fit and the evaluation.
+        parent: Digest of the version it was compared with, if any.
+        job: The job that made it.
+        versions: Library name -> version.
+    """
+
+    KIND: ClassVar[str] = "head"
+    FILES: ClassVar[frozenset[str]] = frozenset({"head.onnx", "probes.safetensors"})
+
+    kind: str = "head"
+    backbone: str
+    dimension: int
+    files: dict[str, FileEntry]
+    parity: Parity
+    recipe: dict[str, Any]
+    dataset: dict[str, Any]
+    metrics: dict[str, Any]
+    parent: str | None
+    job: str
+    versions: dict[str, str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The manifest as plain JSON values."""
+        return _to_dict(self)
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON: sorted keys, no spaces, no timestamps."""
+        return _to_bytes(self)
+
+    @property
+    def digest(self) -> str:
+        """sha256 of `to_bytes()`: the identity of the version."""
+        return sha256(self.to_bytes())
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "HeadManifest":
+        """Read a manifest strictly.
+
+        Raises:
+            ArtifactRefused: Not JSON, or a field is missing, unknown or of the wrong kind.
+        """
+        manifest = _from_bytes(cls, data)
+        _require_digest(manifest.backbone, "backbone")
+        if manifest.parent is not None:
+            _require_digest(manifest.parent, "parent")
+        if manifest.dimension < 1:
+            raise ArtifactRefused("head manifest: dimension must be at least 1")
+        return manifest
+
+
+@dataclass(frozen=True, slots=True)
+class Probes:
+    """Texts with the vectors the exported graph gave for them: what a loaded model must reproduce.
+
+    Attributes:
+        texts: The probe texts.
+        vectors: (n, d) float32, unit rows.
+    """
+
+    texts: tuple[str, ...]
+    vectors: npt.NDArray[np.float32]
+
+    def to_bytes(self) -> bytes:
+        """JSON with the vectors as base64 of little-endian float32."""
+        raw = np.ascontiguousarray(self.vectors, dtype="<f4").tobytes()
+        return _canonical(
+            {"texts": list(self.texts), "dimension": self.vectors.shape[1], "vectors": base64.b64encode(raw).decode()}
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> "Probes":
+        """Read probes.
+
+        Raises:
+            ArtifactRefused: Not probes, or the vectors are not finite unit rows, one a text.
+        """
+        value = _object(data, "probes.json")
+        try:
+            texts, dimension = value["texts"], value["dimension"]
+            raw = base64.b64decode(value["vectors"], validate=True)
+            vectors = np.frombuffer(raw, dtype="<f4").reshape(len(texts), dimension).astype(np.float32)
+        except (KeyError, TypeError, ValueError, binascii.Error) as error:
+            raise ArtifactRefused("probes.json does not hold texts and as many vectors") from error
+        if not texts or not all(isinstance(text, str) for text in texts):
+            raise ArtifactRefused("probes.json does not hold texts")
+        if not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3):
+            raise ArtifactRefused("probes.json holds vectors that are not of unit length")
+        return cls(tuple(texts), vectors)
+
+
+def load_manifest_bytes(digest: str, fetch: Fetch) -> bytes:
+    """Bytes of the manifest with this digest.
+
+    Raises:
+        ArtifactRefused: What came back has another digest.
+    """
+    _require_digest(digest, "manifest digest")
+    data = fetch(digest)
+    if sha256(data) != digest:
+        raise ArtifactRefused(f"the manifest {digest} does not have that digest")
+    return data
+
+
+def load_files(files: Mapping[str, FileEntry], fetch: Fetch) -> dict[str, bytes]:
+    """Bytes of every file a manifest names, each checked against its size and digest.
+
+    Raises:
+        ArtifactRefused: A file differs from what the manifest names.
+    """
+    loaded = {}
+    for name, entry in files.items():
+        data = fetch(entry.sha256)
+        if len(data) != entry.size:
+            raise ArtifactRefused(f"{name} has {len(data)} bytes, its manifest says {entry.size}")
+        if sha256(data) != entry.sha256:
+            raise ArtifactRefused(f"{name} does not have the digest {entry.sha256} that its manifest names")
+        loaded[name] = data
+    return loaded
+
+
+Manifest = TypeVar("Manifest", BackboneManifest, HeadManifest)
+
+
+def _canonical(value: object) -> bytes:
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _to_dict(manifest: BackboneManifest | HeadManifest) -> dict[str, Any]:
+    return {**asdict(manifest), "kind": manifest.KIND, "schema": SCHEMA}
+
+
+def _to_bytes(manifest: BackboneManifest | HeadManifest) -> bytes:
+    return _canonical(_to_dict(manifest))
+
+
+def _object(data: bytes, what: str) -> dict[str, Any]:
+    try:
+        value = json.loads(data, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise ArtifactRefused(f"{what} is not JSON") from error
+    if not isinstance(value, dict):
+        raise ArtifactRefused(f"{what} is not a JSON object")
+    return value
+
+
+def _no_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def _from_bytes(cls: type[Manifest], data: bytes) -> Manifest:
+    what = f"{cls.KIND} manifest"
+    value = _object(data, what)
+    if (value.get("kind"), value.get("schema")) != (cls.KIND, SCHEMA):
+        raise ArtifactRefused(f"not a {what} of schema {SCHEMA}")
+    del value["schema"]
+    names = {field.name for field in fields(cls)}
+    if "kind" not in names:
+        del value["kind"]
+    if value.keys() != names:
+        wrong = ", ".join(sorted(value.keys() ^ names))
+        raise ArtifactRefused(f"{what}: fields missing or unknown: {wrong}")
+    hints = get_type_hints(cls)
+    for name, item in value.items():
+        value[name] = _typed(item, hints[name], f"{what}: {name}")
+    if value["files"].keys() != cls.FILES:
+        raise ArtifactRefused(f"{what}: files must be exactly {', '.join(sorted(cls.FILES))}")
+    for name, entry in value["files"].items():
+        _require_digest(entry.sha256, f"{what}: {name}")
+    return cls(**value)
+
+
+def _typed(item: Any, hint: Any, where: str) -> Any:
+    """The JSON value as the annotated type; only the kinds of annotation used in this file."""
+    if hint is Any:
+        return item
+    if hint in (FileEntry, Parity):
+        hints = get_type_hints(hint)
+        if not isinstance(item, dict) or item.keys() != hints.keys():
+            raise ArtifactRefused(f"{where} must have exactly {', '.join(hints)}")
+        return hint(**{name: _typed(item[name], hints[name], f"{where}.{name}") for name in hints})
+    if get_origin(hint) is dict:
+        if not isinstance(item, dict):
+            raise ArtifactRefused(f"{where} must be an object")
+        inner = hint.__args__[1]
+        return {key: _typed(entry, inner, f"{where}.{key}") for key, entry in item.items()}
+    # bool is an int to Python, and an int is a fair float to JSON.
+    right = isinstance(item, (int, float) if hint is float else hint) and not isinstance(item, bool)
+    if not right:
+        raise ArtifactRefused(f"{where} has the wrong type")
+    return item
+
+
+def _require_digest(value: str, where: str) -> None:
+    if not _DIGEST.fullmatch(value):
+        raise ArtifactRefused(f"{where} is not a sha256 in lower-case hex")

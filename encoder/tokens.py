@@ -1,0 +1,144 @@
+"""From texts to token ids and padded arrays: safe from many threads, never silent about a cut."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import tokenizers
+
+from encoder.errors import ArtifactRefused, EmptyText, TextTooLong
+
+# A text with more characters than this for each token the model reads is not tokenised to its end: tokenising costs
+# time in its length, and no real text comes near (English has 4 to 5 characters a token).
+CHARACTERS_PER_TOKEN = 250
+
+
+@dataclass(frozen=True, slots=True)
+class Tokenized:
+    """Token ids of some texts, in their order.
+
+    Attributes:
+        ids: One list of token ids a text, special tokens included.
+        counts: Tokens of each text that are embedded; equals the length of its ids.
+        truncated: Whether the text was cut.
+    """
+
+    ids: list[list[int]]
+    counts: list[int]
+    truncated: list[bool]
+
+
+class Tokenizer:
+    """A tokenizer with a fixed limit; every method may be called from many threads at once.
+
+    Two tokenizers of the library are held, one that never cuts (for true counts) and one that always cuts at the
+    limit. Switching the settings of a shared one at run time makes concurrent callers fail ("Already borrowed").
+    """
+
+    def __init__(self, whole: tokenizers.Tokenizer, cutting: tokenizers.Tokenizer, max_tokens: int, pad_id: int):
+        self._whole = whole
+        self._cutting = cutting
+        self._pad_id = pad_id
+        self.max_tokens = max_tokens
+        self.max_characters = max_tokens * CHARACTERS_PER_TOKEN
+
+    @classmethod
+    def from_bytes(cls, data: bytes, max_tokens: int) -> "Tokenizer":
+        """Read a `tokenizer.json`; its own truncation and padding settings are replaced, only the pad id is kept.
+
+        Raises:
+            ArtifactRefused: Not a tokenizer, no pad token, or special tokens alone fill the limit.
+        """
+        try:
+            text = data.decode("utf-8")
+            padding = json.loads(text).get("padding")
+            whole, cutting = tokenizers.Tokenizer.from_str(text), tokenizers.Tokenizer.from_str(text)
+        except Exception as error:  # noqa: BLE001  the library raises bare Exception
+            raise ArtifactRefused(f"tokenizer.json cannot be read: {type(error).__name__}") from error
+        if not isinstance(padding, dict) or not isinstance(padding.get("pad_id"), int):
+            raise ArtifactRefused("tokenizer.json does not name a pad token")
+        if max_tokens <= whole.num_special_tokens_to_add(is_pair=False):
+            raise ArtifactRefused(f"a limit of {max_tokens} tokens leaves no room for text")
+        for tokenizer in (whole, cutting):
+            tokenizer.no_padding()
+            tokenizer.no_truncation()
+        cutting.enable_truncation(max_tokens)
+        return cls(whole, cutting, max_tokens, padding["pad_id"])
+
+    def encode(self, texts: Sequence[str], truncate: bool = False) -> Tokenized:
+        """Tokenise texts; one that is too long is refused, or cut if `truncate` is set.
+
+        Characters no encoder can carry (lone surrogates) are read as U+FFFD. Counts are true: they are the tokens
+        embedded, special tokens included.
+
+        Raises:
+            EmptyText: The first text that is empty or only white space.
+            TextTooLong: The first text over the limit, when `truncate` is not set.
+        """
+        clean = [self._clean(index, text, truncate) for index, text in enumerate(texts)]
+        ids = [encoding.ids for encoding in self._whole.encode_batch_fast(clean)]
+        truncated = [len(text) > self.max_characters for text in texts]
+        long = [index for index, row in enumerate(ids) if len(row) > self.max_tokens]
+        if long and not truncate:
+            raise TextTooLong(long[0], len(ids[long[0]]), self.max_tokens)
+        if long:
+            cut = self._cutting.encode_batch_fast([clean[index] for index in long])
+            for index, encoding in zip(long, cut, strict=True):
+                ids[index] = encoding.ids
+                truncated[index] = True
+        return Tokenized(ids, [len(row) for row in ids], truncated)
+
+    def pad(self, ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
+        """Padded ids and attention mask of one batch, both (b, t) int64 with t the longest row."""
+        width = max(map(len, ids), default=0)
+        input_ids = np.full((len(ids), width), self._pad_id, dtype=np.int64)
+        attention_mask = np.zeros((len(ids), width), dtype=np.int64)
+        for row, values in enumerate(ids):
+            input_ids[row, : len(values)] = values
+            attention_mask[row, : len(values)] = 1
+        return input_ids, attention_mask
+
+    def _clean(self, index: int, text: str, truncate: bool) -> str:
+        """The text as the tokenizer library can read it, at most `max_characters` long."""
+        if not text or text.isspace():
+            raise EmptyText(index)
+        if len(text) > self.max_characters:
+            # White space in front would otherwise push all that is worth reading behind the cut.
+            start = text.lstrip()[: self.max_characters]
+            if not truncate:
+                tokens = len(self._whole.encode(_encodable(start)).ids)
+                raise TextTooLong(index, tokens, self.max_tokens, characters=len(text))
+            text = start
+        return _encodable(text)
+
+
+def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+    """Cut rows into batches of similar length whose padded size stays within a budget.
+
+    Args:
+        lengths: Tokens of each row.
+        token_budget: Most padded tokens (rows times longest row) a batch may have; a longer row goes alone.
+
+    Returns:
+        Batches of row positions; rows from shortest to longest, equal ones in their given order.
+    """
+    batches: list[list[int]] = []
+    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
+        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
+            batches[-1].append(index)
+        else:
+            batches.append([index])
+    return batches
+
+
+def _encodable(text: str) -> str:
+    """The text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
+    if text.isascii():
+        return text
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
+    return text

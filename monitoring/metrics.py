@@ -1,0 +1,241 @@
+"""Every Prometheus instrument of Driftline, in a registry of its own: one `Metrics` a process.
+
+`catalogue` lists name, kind, labels and help of each, so that the documentation can be tested against it. Counts are
+exported rather than averages, because counts of replicas add up and averages do not.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from monitoring.evaluate import WindowReading
+from monitoring.reference import Reference, Scored
+from monitoring.window import P_VALUE_EDGES
+
+LATENCY_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+BATCH_TEXTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+BATCH_TOKENS: Final = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
+REQUEST_TEXTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
+
+
+@dataclass(frozen=True, slots=True)
+class Instrument:
+    """One line of the catalogue; `name` is what a scrape shows (`_total` included)."""
+
+    name: str
+    kind: str
+    labels: tuple[str, ...]
+    help: str
+
+
+class Metrics:
+    """All instruments as attributes; make one a process and pass it on."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.catalogue: list[Instrument] = []
+        self._serving()
+        self._versions_and_jobs()
+        self._drift()
+
+    def exposition(self) -> tuple[bytes, str]:
+        """What `/metrics` answers: body and content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST
+
+    def drift(self, adapter: str, version: str, reference: Reference) -> "DriftRecorder":
+        """The recorder of a newly watched version of an adapter; the former version's gauges and cells are removed."""
+        return DriftRecorder(self, adapter, version, reference)
+
+    def _serving(self) -> None:
+        self.requests = self._counter(
+            "driftline_requests", ("route", "method", "status"), "HTTP requests answered, by route template and status."
+        )
+        self.request_seconds = self._histogram(
+            "driftline_request_seconds", ("route",), LATENCY_SECONDS, "Seconds from a request's arrival to its answer."
+        )
+        self.requests_in_flight = self._gauge(
+            "driftline_requests_in_flight", (), "Requests that wait for their answer now."
+        )
+        self.request_texts = self._histogram(
+            "driftline_request_texts", (), REQUEST_TEXTS, "Texts in one embedding request."
+        )
+        self.texts = self._counter("driftline_texts", ("model",), "Texts embedded for callers, cached ones included.")
+        self.tokens = self._counter("driftline_tokens", ("model",), "Tokens of the texts embedded, as billed in usage.")
+        self.truncated_texts = self._counter("driftline_truncated_texts", (), "Texts cut to the backbone's limit.")
+        self.batches = self._counter("driftline_batches", (), "Batches the runtime computed.")
+        self.batch_texts = self._histogram("driftline_batch_texts", (), BATCH_TEXTS, "Texts in one batch.")
+        self.batch_tokens = self._histogram(
+            "driftline_batch_tokens", (), BATCH_TOKENS, "Padded tokens in one batch: longest text times texts."
+        )
+        self.padding_tokens = self._counter("driftline_padding_tokens", (), "Tokens of batches that were only padding.")
+        self.batch_seconds = self._histogram(
+            "driftline_batch_seconds", (), LATENCY_SECONDS, "Seconds the runtime took for one batch."
+        )
+        self.queue_tokens = self._gauge("driftline_queue_tokens", (), "Tokens that wait for the runtime.")
+        self.queue_seconds = self._histogram(
+            "driftline_queue_seconds", (), LATENCY_SECONDS, "Seconds a text waited for the runtime."
+        )
+        self.queue_refused = self._counter(
+            "driftline_queue_refused_requests",
+            ("reason",),
+            "Requests refused because the queue or a deadline was full.",
+        )
+        self.dropped_callers = self._counter(
+            "driftline_dropped_callers", (), "Callers who left before their texts were computed."
+        )
+        self.cache_hits = self._counter("driftline_cache_hits", (), "Texts whose base vector was in the cache.")
+        self.cache_misses = self._counter("driftline_cache_misses", (), "Texts whose base vector had to be computed.")
+        self.cache_single_flight = self._counter(
+            "driftline_cache_single_flight", (), "Texts that waited for the same text of another request."
+        )
+        self.cache_evictions = self._counter("driftline_cache_evictions", (), "Base vectors dropped from a full cache.")
+        self.cache_bytes = self._gauge("driftline_cache_bytes", (), "Bytes the cache of base vectors holds.")
+        self.cache_entries = self._gauge("driftline_cache_entries", (), "Base vectors the cache holds.")
+
+    def _versions_and_jobs(self) -> None:
+        self.build_info = self._gauge(
+            "driftline_build_info", ("version", "backbone", "provider", "precision"), "1: what this process runs."
+        )
+        self.live_version_info = self._gauge(
+            "driftline_live_version_info",
+            ("adapter", "version", "digest"),
+            "1: the version an adapter's name points to.",
+        )
+        self.swaps = self._counter(
+            "driftline_version_swaps",
+            ("adapter", "outcome"),
+            "Changes of the live version, done or refused at loading.",
+        )
+        self.jobs = self._gauge("driftline_jobs", ("state",), "Retrain jobs in the registry, by state.")
+        self.retrain_requests = self._counter(
+            "driftline_retrain_requests",
+            ("source", "outcome"),
+            "Retrain requests (api, alert) and what became of them.",
+        )
+
+    def _drift(self) -> None:
+        one = ("adapter",)
+        self.observations = self._counter("driftline_drift_observations", one, "Vectors the drift monitor has seen.")
+        self.novel_observations = self._counter(
+            "driftline_drift_novel_observations",
+            one,
+            "Vectors as unlike the reference as its rarest calibration items.",
+        )
+        self.cell_observations = self._counter(
+            "driftline_drift_cell_observations", ("adapter", "cell"), "Vectors that fell into each neighbourhood."
+        )
+        self.skipped_observations = self._counter(
+            "driftline_drift_skipped_observations", one, "Vectors the monitor let pass unseen because it was behind."
+        )
+        self.novelty_pvalue = self._histogram(
+            "driftline_drift_novelty_pvalue", one, P_VALUE_EDGES,
+            "Conformal novelty p-values; uniform while traffic is like the reference.",
+        )  # fmt: skip
+        self.reference_cell_ratio = self._gauge(
+            "driftline_drift_reference_cell_ratio", ("adapter", "cell"), "Expected share of each neighbourhood."
+        )
+        two = ("adapter", "statistic")
+        self.statistic = self._gauge("driftline_drift_statistic", two, "Value of a statistic in the last window.")
+        self.statistic_threshold = self._gauge(
+            "driftline_drift_statistic_threshold", two, "Value above which a statistic is significant."
+        )
+        self.statistic_pvalue = self._gauge(
+            "driftline_drift_statistic_pvalue", two, "p-value of a statistic in the last window."
+        )
+        self.effect_size = self._gauge(
+            "driftline_drift_effect_size", ("adapter", "measure"), "How large the shift of the last window is."
+        )
+        self.effect_size_threshold = self._gauge(
+            "driftline_drift_effect_size_threshold", ("adapter", "measure"), "Effect size an alarm needs."
+        )
+        self.alarms = self._counter("driftline_drift_alarms", two, "Windows that raised an alarm, by statistic.")
+        self.alarm_active = self._gauge(
+            "driftline_drift_alarm_active", one, "1 from an alarm until it is acknowledged, else 0."
+        )
+        self.windows = self._counter("driftline_drift_windows", one, "Windows judged.")
+        self.reading_timestamp = self._gauge(
+            "driftline_drift_reading_timestamp_seconds", one, "Unix time of the last judged window."
+        )
+        self.reference_info = self._gauge(
+            "driftline_drift_reference_info", ("adapter", "version", "reference", "n_cal", "alpha0"),
+            "1: the reference an adapter is watched against.",
+        )  # fmt: skip
+        self.calibrated = self._gauge(
+            "driftline_drift_calibrated", one, "1 when the reference has enough calibration items to raise alarms."
+        )
+
+    def _counter(self, name: str, labels: Sequence[str], text: str) -> Counter:
+        self.catalogue.append(Instrument(f"{name}_total", "counter", tuple(labels), text))
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, labels: Sequence[str], text: str) -> Gauge:
+        self.catalogue.append(Instrument(name, "gauge", tuple(labels), text))
+        return Gauge(name, text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, labels: Sequence[str], buckets: Sequence[float], text: str) -> Histogram:
+        self.catalogue.append(Instrument(name, "histogram", tuple(labels), text))
+        return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
+
+
+class DriftRecorder:
+    """Writes what one adapter's monitor sees into the instruments."""
+
+    def __init__(self, metrics: Metrics, adapter: str, version: str, reference: Reference) -> None:
+        self._metrics = metrics
+        self._adapter = adapter
+        self._forget()
+        metrics.reference_info.labels(
+            adapter, version, reference.digest[:12], str(reference.n_cal), f"{reference.alpha0:g}"
+        ).set(1)
+        metrics.calibrated.labels(adapter).set(float(reference.calibrated))
+        metrics.alarm_active.labels(adapter).set(0)
+        metrics.observations.labels(adapter)
+        metrics.novel_observations.labels(adapter)
+        for cell in reference.cells:
+            metrics.cell_observations.labels(adapter, str(cell.index))
+            metrics.reference_cell_ratio.labels(adapter, str(cell.index)).set(cell.share)
+
+    def _forget(self) -> None:
+        """Drop the series of the adapter's former version: its cells and statistics mean something else."""
+        for instrument in (
+            self._metrics.cell_observations, self._metrics.reference_cell_ratio, self._metrics.reference_info,
+            self._metrics.statistic, self._metrics.statistic_threshold, self._metrics.statistic_pvalue,
+            self._metrics.effect_size, self._metrics.effect_size_threshold,
+        ):  # fmt: skip
+            instrument.remove_by_labels({"adapter": self._adapter})
+
+    def close(self) -> None:
+        """Remove this adapter's drift gauges, when it is watched no longer."""
+        self._forget()
+        for gauge in (self._metrics.alarm_active, self._metrics.calibrated, self._metrics.reading_timestamp):
+            gauge.remove_by_labels({"adapter": self._adapter})
+
+    def observed(self, scored: Scored, novel_rank: int) -> None:
+        """Count a batch of scored vectors."""
+        self._metrics.observations.labels(self._adapter).inc(len(scored))
+        self._metrics.novel_observations.labels(self._adapter).inc(int((scored.ranks <= novel_rank).sum()))
+        for cell in scored.cells:
+            self._metrics.cell_observations.labels(self._adapter, str(int(cell))).inc()
+        histogram = self._metrics.novelty_pvalue.labels(self._adapter)
+        for p_value in scored.p_values:
+            histogram.observe(float(p_value))
+
+    def evaluated(self, reading: WindowReading) -> None:
+        """Show the judgement of a window."""
+        self._metrics.windows.labels(self._adapter).inc()
+        self._metrics.reading_timestamp.labels(self._adapter).set_to_current_time()
+        for statistic in reading.statistics:
+            self._metrics.statistic.labels(self._adapter, statistic.name).set(statistic.value)
+            self._metrics.statistic_threshold.labels(self._adapter, statistic.name).set(statistic.threshold)
+            self._metrics.statistic_pvalue.labels(self._adapter, statistic.name).set(statistic.p_value)
+            self._metrics.effect_size.labels(self._adapter, statistic.effect_name).set(statistic.effect)
+            self._metrics.effect_size_threshold.labels(self._adapter, statistic.effect_name).set(statistic.min_effect)
+        for name in reading.alarms:
+            self._metrics.alarms.labels(self._adapter, name).inc()
+
+    def alarm_changed(self, active: bool) -> None:
+        """Show whether the latched alarm is active."""
+        self._metrics.alarm_active.labels(self._adapter).set(float(active))

@@ -1,0 +1,182 @@
+"""Quality of an embedding, item by item, so that two models can be compared on the same items.
+
+Every function returns one score for each query, float64 in [0, 1]; its mean is the metric.
+"""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Final
+
+import faiss
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from monitoring.arrays import IntArray, as_matrix
+from monitoring.errors import VectorsRefused
+
+Scores = NDArray[np.float64]
+K: Final = 10
+_CHUNK_BYTES: Final = 32_000_000
+
+
+def knn_accuracy(
+    index: ArrayLike, index_labels: Sequence[str], queries: ArrayLike, query_labels: Sequence[str], *, k: int = K
+) -> Scores:
+    """1.0 where the k nearest index rows name the query's label, else 0.0.
+
+    k = 1 is the nearest neighbour; more vote with their cosine as weight (negative cosines do not vote). A tie goes
+    to the label of the nearer neighbour.
+    """
+    similarities, rows = _search(index, index_labels, queries, query_labels, k)
+    codes, index_codes = _encode(index_labels, query_labels)
+    truth = codes[len(index_codes) :]
+    hits = np.zeros(len(truth))
+    for i, (weights, near) in enumerate(zip(np.maximum(similarities, 0.0), index_codes[rows], strict=True)):
+        names, first, inverse = np.unique(near, return_index=True, return_inverse=True)
+        votes = np.bincount(inverse, weights=weights)
+        best = np.lexsort((first, -votes))[0]
+        hits[i] = float(names[best] == truth[i])
+    return hits
+
+
+def ndcg_by_label(
+    corpus: ArrayLike, corpus_labels: Sequence[str], queries: ArrayLike, query_labels: Sequence[str], *, k: int = K
+) -> Scores:
+    """nDCG@k of retrieval where every corpus row with the query's label is relevant (gain 1, discount log2(rank + 1)).
+
+    The ideal has min(k, relevant rows) hits at the top, as trec_eval's ndcg_cut does; a query whose label the corpus
+    lacks scores 0.
+    """
+    _, rows = _search(corpus, corpus_labels, queries, query_labels, k)
+    codes, corpus_codes = _encode(corpus_labels, query_labels)
+    truth = codes[len(corpus_codes) :]
+    relevant = np.bincount(corpus_codes, minlength=int(codes.max()) + 1)[truth]
+    return _ndcg(corpus_codes[rows] == truth[:, None], relevant, k)
+
+
+def ndcg_by_pairs(corpus: ArrayLike, queries: ArrayLike, relevant: Sequence[Collection[int]], *, k: int = K) -> Scores:
+    """nDCG@k of retrieval where `relevant[i]` holds the corpus rows that answer query i (gain 1)."""
+    found, hits = _pair_hits(corpus, queries, relevant, k)
+    return _ndcg(hits, np.array([len(r) for r in found], dtype=np.int64), k)
+
+
+def recall_by_pairs(
+    corpus: ArrayLike, queries: ArrayLike, relevant: Sequence[Collection[int]], *, k: int = 1
+) -> Scores:
+    """The share of a query's relevant rows among the k nearest; for one relevant row and k = 1, whether it is first."""
+    found, hits = _pair_hits(corpus, queries, relevant, k)
+    sizes = np.array([len(r) for r in found], dtype=np.float64)
+    shares: Scores = np.divide(hits.sum(axis=1), np.minimum(sizes, k), out=np.zeros(len(sizes)), where=sizes > 0)
+    return shares
+
+
+def label_scores(
+    index: ArrayLike, index_labels: Sequence[str], queries: ArrayLike, query_labels: Sequence[str]
+) -> dict[str, Scores]:
+    """The gate's metrics for labelled rows: `ndcg_at_10`, `knn_accuracy` (10-NN, weighted), `nn_accuracy` (1-NN)."""
+    return {
+        "ndcg_at_10": ndcg_by_label(index, index_labels, queries, query_labels),
+        "knn_accuracy": knn_accuracy(index, index_labels, queries, query_labels),
+        "nn_accuracy": knn_accuracy(index, index_labels, queries, query_labels, k=1),
+    }
+
+
+def pair_scores(corpus: ArrayLike, queries: ArrayLike, relevant: Sequence[Collection[int]]) -> dict[str, Scores]:
+    """The gate's metrics for pairs: `ndcg_at_10` and `nn_accuracy` (the nearest row is a right one)."""
+    return {
+        "ndcg_at_10": ndcg_by_pairs(corpus, queries, relevant),
+        "nn_accuracy": recall_by_pairs(corpus, queries, relevant, k=1),
+    }
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    items: int
+    confidence: float
+
+
+def paired_bootstrap(
+    difference: ArrayLike,
+    clusters: ArrayLike | None = None,
+    *,
+    seed: int = 0,
+    n: int = 10_000,
+    confidence: float = 0.95,
+) -> Interval:
+    """Percentile bootstrap interval of the mean of per-item differences (m,), seeded.
+
+    With `clusters` (m,), one mark for each item (author, conversation, near-duplicate group), whole clusters are
+    drawn: items of one source are not independent, and drawing them singly would make the interval too narrow.
+
+    Raises:
+        VectorsRefused: no items, lengths that differ, or values that are not finite.
+    """
+    values = np.asarray(difference, dtype=np.float64)
+    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
+        raise VectorsRefused("differences must be a vector of finite numbers with at least one item")
+    sums, sizes = values, np.ones(len(values))
+    if clusters is not None:
+        marks = np.asarray(clusters)
+        if marks.shape != values.shape:
+            raise VectorsRefused("clusters must have one mark for each item")
+        _, inverse = np.unique(marks, return_inverse=True)
+        sums = np.bincount(inverse, weights=values).astype(np.float64)
+        sizes = np.bincount(inverse).astype(np.float64)
+    rng = np.random.default_rng(seed)
+    means = np.empty(n)
+    chunk = max(1, _CHUNK_BYTES // (8 * len(sums)))
+    for start in range(0, n, chunk):
+        drawn = rng.integers(0, len(sums), size=(min(chunk, n - start), len(sums)))
+        means[start : start + chunk] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+    tail = (1 - confidence) / 2
+    low, high = np.quantile(means, [tail, 1 - tail])
+    return Interval(float(values.mean()), float(low), float(high), len(values), confidence)
+
+
+def _search(
+    index: ArrayLike, index_labels: Sequence[str], queries: ArrayLike, query_labels: Sequence[str], k: int
+) -> tuple[Scores, IntArray]:
+    if len(np.asarray(index)) != len(index_labels) or len(np.asarray(queries)) != len(query_labels):
+        raise VectorsRefused("vectors and labels must be of one length")
+    return nearest_rows(index, queries, k)
+
+
+def nearest_rows(index: ArrayLike, queries: ArrayLike, k: int) -> tuple[Scores, IntArray]:
+    """Exact inner-product search: similarities (n, k) descending and rows (n, k); k is cut to the index's size."""
+    rows = as_matrix(index)
+    asked = as_matrix(queries, rows.shape[1])
+    if not len(rows) or not len(asked):
+        raise VectorsRefused("quality needs at least one index row and one query")
+    flat = faiss.IndexFlatIP(rows.shape[1])
+    flat.add(rows)
+    similarities, near = flat.search(asked, min(k, len(rows)))
+    return np.asarray(similarities, dtype=np.float64), np.asarray(near, dtype=np.int64)
+
+
+def _encode(index_labels: Sequence[str], query_labels: Sequence[str]) -> tuple[IntArray, IntArray]:
+    _, codes = np.unique(np.array([*index_labels, *query_labels], dtype=object).astype(str), return_inverse=True)
+    return codes.astype(np.int64), codes[: len(index_labels)].astype(np.int64)
+
+
+def _pair_hits(
+    corpus: ArrayLike, queries: ArrayLike, relevant: Sequence[Collection[int]], k: int
+) -> tuple[list[set[int]], NDArray[np.bool_]]:
+    _, rows = nearest_rows(corpus, queries, k)
+    if len(relevant) != len(rows):
+        raise VectorsRefused("every query needs its set of relevant rows")
+    found = [set(r) for r in relevant]
+    hits = np.array([[int(row) in wanted for row in near] for near, wanted in zip(rows, found, strict=True)])
+    return found, hits
+
+
+def _ndcg(hits: NDArray[np.bool_], relevant: IntArray, k: int) -> Scores:
+    discounts = 1.0 / np.log2(np.arange(2, k + 2))
+    gained = (hits * discounts[: hits.shape[1]]).sum(axis=1)
+    ideal = np.concatenate(([0.0], np.cumsum(discounts)))[np.minimum(relevant, k)]
+    scores: Scores = np.divide(gained, ideal, out=np.zeros(len(gained)), where=ideal > 0)
+    return scores

@@ -1,0 +1,46 @@
+"""Alerts that were taken: an alert is delivered many times and asks for one retrain."""
+
+from sqlalchemy.orm import Session
+
+from registry import events
+from registry.errors import InvalidName, NotFound
+from registry.tables import AdapterRecord, AlertRecord, now
+
+
+def claim(session: Session, fingerprint: str, starts_at: str, adapter: str) -> bool:
+    """Take an alert: True the first time, False for every later delivery of the same (fingerprint, starts_at).
+
+    Raises NotFound for an unknown adapter, InvalidName for an empty or over-long fingerprint or time.
+    """
+    _check(fingerprint, 128)
+    _check(starts_at, 64)
+    if session.get(AdapterRecord, adapter) is None:
+        raise NotFound("adapter", adapter)
+    if session.get(AlertRecord, (fingerprint, starts_at)) is not None:
+        return False
+    session.add(
+        AlertRecord(fingerprint=fingerprint, starts_at=starts_at, adapter=adapter, job_id=None, received_at=now())
+    )
+    session.flush()
+    events.record(session, "alert.claimed", adapter, "alertmanager", {"fingerprint": fingerprint})
+    return True
+
+
+def attach_job(session: Session, fingerprint: str, starts_at: str, job_id: str) -> None:
+    """Note which job answers an alert. Raises NotFound for an alert that was never claimed."""
+    row = session.get(AlertRecord, (fingerprint, starts_at))
+    if row is None:
+        raise NotFound("alert", fingerprint)
+    row.job_id = job_id
+    session.flush()
+
+
+def job_of(session: Session, fingerprint: str, starts_at: str) -> str | None:
+    """The job that answers an alert, None when there is none."""
+    row = session.get(AlertRecord, (fingerprint, starts_at))
+    return None if row is None else row.job_id
+
+
+def _check(value: str, longest: int) -> None:
+    if not value or len(value) > longest or not value.isascii() or not value.isprintable():
+        raise InvalidName(f"an alert's fingerprint and time have 1 to {longest} printable ASCII characters")

@@ -1,0 +1,1 @@
+"""Alembic's home inside the package: env.py and one file a schema change."""

@@ -1,0 +1,139 @@
+"""Stored drift measurements, and what the monitor of a version remembers between restarts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import select
+from sqlalchemy.orm import Session
+
+from registry import events
+from registry.clean import clean
+from registry.errors import NotFound
+from registry.tables import MonitorRecord, ReadingRecord, now
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One measurement over a window of `window_n` vectors; `cells` counts them by neighbourhood."""
+
+    id: int
+    adapter: str
+    version: int
+    at: datetime
+    window_n: int
+    statistics: dict[str, Any]
+    cells: list[int]
+    alarm: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MonitorState:
+    """The monitor of one version: its own `state`, and whether its alarm stands."""
+
+    adapter: str
+    version: int
+    state: dict[str, Any]
+    alarm_active: bool
+    alarm_since: datetime | None
+    """When the alarm last began; kept after it ended."""
+    acknowledged_at: datetime | None
+    acknowledged_by: str | None
+    updated_at: datetime
+
+
+def add(
+    session: Session,
+    *,
+    adapter: str,
+    version: int,
+    window_n: int,
+    statistics: Mapping[str, Any],
+    cells: Sequence[int],
+    alarm: bool,
+    at: datetime | None = None,
+) -> Reading:
+    """Store a measurement of a version that exists; NaN and infinity become null."""
+    row = ReadingRecord(
+        adapter=adapter,
+        version=version,
+        at=at or now(),
+        window_n=window_n,
+        statistics=dict(statistics),
+        cells=[int(count) for count in cells],
+        alarm=bool(alarm),
+    )
+    session.add(row)
+    session.flush()
+    return _reading(row)
+
+
+def latest(session: Session, adapter: str, limit: int = 50, *, version: int | None = None) -> list[Reading]:
+    """The last measurements of an adapter, newest first, perhaps of one version."""
+    query = select(ReadingRecord).where(ReadingRecord.adapter == adapter)
+    if version is not None:
+        query = query.where(ReadingRecord.version == version)
+    return [_reading(row) for row in session.scalars(query.order_by(ReadingRecord.id.desc()).limit(limit))]
+
+
+def get_state(session: Session, adapter: str, version: int) -> MonitorState | None:
+    """What the monitor of a version remembers, None when it never stored anything."""
+    row = session.get(MonitorRecord, (adapter, version))
+    return None if row is None else _state(row)
+
+
+def put_state(
+    session: Session, adapter: str, version: int, *, state: Mapping[str, Any], alarm_active: bool
+) -> MonitorState:
+    """Store what the monitor remembers; an alarm that begins or ends is an event, and a new one is unacknowledged."""
+    row = session.get(MonitorRecord, (adapter, version))
+    if row is None:
+        row = MonitorRecord(adapter=adapter, version=version, alarm_active=False)
+        session.add(row)
+    begins, ends = alarm_active and not row.alarm_active, row.alarm_active and not alarm_active
+    row.state = dict(state)
+    row.alarm_active = alarm_active
+    row.updated_at = now()
+    if begins:
+        row.alarm_since, row.acknowledged_at, row.acknowledged_by = row.updated_at, None, None
+    session.flush()
+    if begins or ends:
+        events.record(session, "drift.alarm_began" if begins else "drift.alarm_ended", f"{adapter}@{version}")
+    return _state(row)
+
+
+def acknowledge(session: Session, adapter: str, version: int, *, by: str) -> MonitorState:
+    """Somebody has seen the alarm: it no longer stands, and who saw it is kept. Without an alarm nothing changes.
+
+    Raises NotFound when the version's monitor never stored anything.
+    """
+    row = session.get(MonitorRecord, (adapter, version))
+    if row is None:
+        raise NotFound("monitor", f"{adapter}@{version}")
+    if row.alarm_active:
+        row.alarm_active = False
+        row.acknowledged_at = row.updated_at = now()
+        row.acknowledged_by = clean(by)
+        session.flush()
+        events.record(session, "drift.acknowledged", f"{adapter}@{version}", by)
+    return _state(row)
+
+
+def _reading(row: ReadingRecord) -> Reading:
+    return Reading(
+        row.id, row.adapter, row.version, row.at, row.window_n, row.statistics, [int(n) for n in row.cells], row.alarm
+    )
+
+
+def _state(row: MonitorRecord) -> MonitorState:
+    return MonitorState(
+        adapter=row.adapter,
+        version=row.version,
+        state=row.state,
+        alarm_active=row.alarm_active,
+        alarm_since=row.alarm_since,
+        acknowledged_at=row.acknowledged_at,
+        acknowledged_by=row.acknowledged_by,
+        updated_at=row.updated_at,
+    )

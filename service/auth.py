@@ -1,0 +1,99 @@
+"""Who may do what: API keys with scopes, checked in memory, declared in each route's signature.
+
+Until the first key is issued a loopback service is open to this machine (see limits.LocalOnly). From then on every
+route that names a scope wants `Authorization: Bearer dl_…`. The key table is refreshed with the catalog, so a key that
+was revoked elsewhere stops working within the poll interval, and a database outage locks nobody out.
+"""
+
+from dataclasses import dataclass
+from typing import Annotated
+
+from fastapi import Security
+from fastapi.openapi.models import HTTPBearer
+from fastapi.security.base import SecurityBase
+from starlette.requests import Request
+
+from registry import keys
+from registry.keys import KeyTable, Scope
+from registry.registry import Registry
+from service.errors import Problem
+
+LOCAL = "local"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks: the key's name, or `local` while the service is open."""
+
+    name: str
+
+
+class Keyring:
+    """The keys in memory."""
+
+    def __init__(self, *, loopback: bool) -> None:
+        self._loopback = loopback
+        self._table: KeyTable | None = None
+        self._usable = False
+
+    def load(self, registry: Registry) -> None:
+        """Read the keys from the registry (blocking)."""
+        with registry.reading() as session:
+            table, usable = keys.verifier(session), keys.any_issued(session)
+        self._table, self._usable = table, usable
+
+    @property
+    def usable(self) -> bool:
+        """Whether a key exists that was not revoked."""
+        return self._usable
+
+    @property
+    def open(self) -> bool:
+        """Whether the service asks for no key: on loopback, while no key was ever issued (revoked ones count).
+
+        Until the keys are loaded nobody is let in.
+        """
+        return self._loopback and self._table is not None and not self._table.entries
+
+    def caller(self, authorization: str | None, scope: Scope) -> Caller:
+        """Who asks, if they may.
+
+        Raises:
+            Problem: 401 without a valid key, 403 when the key lacks the scope.
+        """
+        if self.open:
+            return Caller(LOCAL)
+        kind, _, secret = (authorization or "").partition(" ")
+        if not secret or kind.lower() != "bearer":
+            raise _unauthorized("An API key is required: send Authorization: Bearer <key>.", "missing_api_key", "")
+        key = self._table.check(secret.strip()) if self._table is not None else None
+        if key is None:
+            raise _unauthorized("The API key is not valid.", "invalid_api_key", ', error="invalid_token"')
+        if not key.allows(scope):
+            message = f"The API key lacks the scope {scope.value!r}."
+            challenge = f'Bearer realm="driftline", error="insufficient_scope", scope="{scope.value}"'
+            raise Problem(403, message, code="missing_scope", headers={"WWW-Authenticate": challenge})
+        return Caller(key.name)
+
+
+def _unauthorized(message: str, code: str, error: str) -> Problem:
+    return Problem(401, message, code=code, headers={"WWW-Authenticate": f'Bearer realm="driftline"{error}'})
+
+
+class _Needs(SecurityBase):
+    """The dependency behind a route's access policy; FastAPI writes it into the OpenAPI document."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.model = HTTPBearer(description="An API key made by `driftline keys issue` or POST /admin/keys.")
+        self.scheme_name = "key"
+
+    async def __call__(self, request: Request) -> Caller:
+        keyring: Keyring = request.app.state.service.keyring
+        return keyring.caller(request.headers.get("authorization"), self.scope)
+
+
+MayEmbed = Annotated[Caller, Security(_Needs(Scope.EMBED), scopes=["embed"])]
+MayRead = Annotated[Caller, Security(_Needs(Scope.READ), scopes=["read"])]
+MayTrain = Annotated[Caller, Security(_Needs(Scope.TRAIN), scopes=["train"])]
+MayAdmin = Annotated[Caller, Security(_Needs(Scope.ADMIN), scopes=["admin"])]

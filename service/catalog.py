@@ -1,0 +1,316 @@
+"""What is served now: backbones and adapter versions, as one immutable snapshot that is swapped whole.
+
+A request resolves its model name once and keeps what it got, so one version answers it however often the live pointer
+moves meanwhile. A change in the registry, whoever made it, is seen by polling the newest event's id. A version is
+loaded and proven on its probes in a thread before the snapshot points to it; one that cannot be loaded leaves the
+version before it serving, and is reported. While the database is away the last snapshot goes on serving.
+"""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+import structlog
+from numpy.typing import NDArray
+
+from encoder.adapters import Head
+from encoder.encoder import Encoder
+from encoder.errors import EncoderError
+from monitoring.errors import MonitoringError
+from monitoring.reference import Reference
+from registry import backbones, events, versions
+from registry.backbones import Backbone
+from registry.errors import RegistryError
+from registry.names import parse_model
+from registry.registry import Registry
+from registry.versions import Adapter, Version
+from service.auth import Keyring
+from service.embedder import Embedder
+from service.errors import Problem, unknown_model
+
+log = structlog.get_logger()
+
+# Versions heads are applied to in place; more rows go to a thread (a 384-wide head takes about 20 us a row).
+INLINE_ROWS = 64
+# After a version failed to load it is tried again at most this often, in seconds.
+RETRY_SECONDS = 15.0
+
+LOAD_ERRORS = (EncoderError, RegistryError, MonitoringError, OSError, ValueError)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedBackbone:
+    """A backbone that serves."""
+
+    record: Backbone
+    encoder: Encoder
+    embedder: Embedder
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class LoadedVersion:
+    """A version whose head reproduced its probes, with the reference its traffic is held against."""
+
+    record: Version
+    head: Head
+    reference: Reference | None
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterView:
+    """An adapter with all its versions; `fault` says why its live version is not the one serving, if so."""
+
+    record: Adapter
+    versions: tuple[Version, ...]
+    live: LoadedVersion | None
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Snapshot:
+    """Everything that can be asked for, at one moment. The first backbone is the default."""
+
+    backbones: Mapping[str, LoadedBackbone] = field(default_factory=dict)
+    adapters: Mapping[str, AdapterView] = field(default_factory=dict)
+
+    def backbone_of(self, digest: str) -> LoadedBackbone | None:
+        """The loaded backbone with this digest."""
+        return next((b for b in self.backbones.values() if b.record.digest == digest), None)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Target:
+    """What answers one request: a backbone, and the one version whose head is applied, if any."""
+
+    backbone: LoadedBackbone
+    version: LoadedVersion | None
+
+    @property
+    def name(self) -> str:
+        """`banking@3`, or the backbone's name."""
+        return self.backbone.record.name if self.version is None else self.version.record.name
+
+    @property
+    def family(self) -> str:
+        """The adapter's or backbone's name without a version: a bounded label."""
+        return self.backbone.record.name if self.version is None else self.version.record.adapter
+
+    async def apply(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The vectors of this target from base vectors (n, d)."""
+        if self.version is None:
+            return base
+        if len(base) <= INLINE_ROWS:
+            return self.version.head.apply(base)
+        return await asyncio.to_thread(self.version.head.apply, base)
+
+
+@dataclass(slots=True)
+class _Loaded:
+    """What `_read` found in the registry, before embedders are started on the event loop."""
+
+    latest: int
+    backbones: list[Backbone]
+    encoders: dict[str, Encoder]
+    adapters: dict[str, AdapterView]
+    faults: list[Version]
+
+
+class Catalog:
+    """Keeps the snapshot in step with the registry."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        keyring: Keyring,
+        *,
+        open_encoder: Callable[[str], Encoder],
+        make_embedder: Callable[[Encoder], Embedder],
+        pinned_versions: int,
+        on_change: Callable[[Snapshot], None],
+    ) -> None:
+        self.registry = registry
+        self.snapshot = Snapshot()
+        self.registry_reachable = True
+        self.loaded_once = False
+        self._keyring = keyring
+        self._open_encoder = open_encoder
+        self._make_embedder = make_embedder
+        self._on_change = on_change
+        self._pinned: OrderedDict[str, LoadedVersion] = OrderedDict()
+        self._pinned_limit = pinned_versions
+        self._latest = -1
+        self._reported: set[str] = set()
+        self._retry_at = float("inf")
+        self._refreshing = asyncio.Lock()
+        self._pinning = asyncio.Lock()
+
+    async def follow(self, seconds: float) -> None:
+        """Refresh for ever, every `seconds`; a registry that cannot be reached is reported and tried again."""
+        while True:
+            try:
+                await self.refresh()
+                self.registry_reachable = True
+            except Exception as error:  # noqa: BLE001  whatever the database raises, serving goes on
+                if self.registry_reachable:
+                    log.error("registry_unreachable", error=type(error).__name__)
+                self.registry_reachable = False
+            await asyncio.sleep(seconds)
+
+    async def refresh(self, *, force: bool = False) -> Snapshot:
+        """Bring the snapshot up to date with the registry and return it; cheap when nothing changed."""
+        async with self._refreshing:
+            loop = asyncio.get_running_loop()
+            force = force or loop.time() >= self._retry_at
+            found = await asyncio.to_thread(self._read, force)
+            if found is None:
+                return self.snapshot
+            loaded: dict[str, LoadedBackbone] = {}
+            for record in found.backbones:
+                old = self.snapshot.backbones.get(record.name)
+                if old is not None and old.record.digest == record.digest:
+                    loaded[record.name] = old
+                elif record.digest in found.encoders:
+                    encoder = found.encoders[record.digest]
+                    embedder = self._make_embedder(encoder)
+                    embedder.start()
+                    loaded[record.name] = LoadedBackbone(record, encoder, embedder)
+            self.snapshot = Snapshot(loaded, found.adapters)
+            self._latest = found.latest
+            self.loaded_once = True
+            self._retry_at = loop.time() + RETRY_SECONDS if found.faults else float("inf")
+            self._on_change(self.snapshot)
+            await asyncio.to_thread(self._report, found.faults)
+            return self.snapshot
+
+    def resolve(self, model: str) -> Target | None:
+        """What a model name means now, or None when it names a version that must be loaded first (see `pin`).
+
+        Raises:
+            Problem: 404 for a name that is not served, 503 while nothing is loaded or the live version cannot be.
+        """
+        snapshot = self.snapshot
+        if (backbone := snapshot.backbones.get(model)) is not None:
+            return Target(backbone, None)
+        if not snapshot.backbones:
+            raise Problem(503, "No model is loaded yet.", code="not_ready")
+        view, number = self._adapter(model)
+        if number is None:
+            if view.live is not None:
+                return self._target(view.live)
+            if view.fault is not None:
+                raise Problem(503, "The live version of this adapter cannot be loaded.", code="version_unusable")
+            raise Problem(404, "The adapter has no live version yet.", code="model_not_found", param="model")
+        if view.live is not None and view.live.record.number == number:
+            return self._target(view.live)
+        record = next((v for v in view.versions if v.number == number), None)
+        if record is None:
+            raise unknown_model(model)
+        pinned = self._pinned.get(record.digest)
+        if pinned is None:
+            return None
+        self._pinned.move_to_end(record.digest)
+        return self._target(pinned)
+
+    async def pin(self, model: str) -> Target:
+        """As `resolve`, loading and proving the version first where needed.
+
+        Raises:
+            Problem: as `resolve`, and 409 when the version cannot be loaded.
+        """
+        async with self._pinning:
+            target = self.resolve(model)
+            if target is not None:
+                return target
+            view, number = self._adapter(model)
+            record = next(v for v in view.versions if v.number == number)
+            try:
+                version = await asyncio.to_thread(self._open_version, record)
+            except LOAD_ERRORS as error:
+                log.warning("version_unusable", version=record.name, error=str(error))
+                message = f"The version {record.name} cannot be loaded: {error}"
+                raise Problem(409, message, code="version_unusable") from error
+            self._pinned[record.digest] = version
+            while len(self._pinned) > self._pinned_limit:
+                self._pinned.popitem(last=False)
+            return self._target(version)
+
+    def stop(self) -> None:
+        """Stop every embedder's threads."""
+        for backbone in self.snapshot.backbones.values():
+            backbone.embedder.stop()
+
+    def _adapter(self, model: str) -> tuple[AdapterView, int | None]:
+        try:
+            name, number = parse_model(model)
+        except (RegistryError, ValueError):
+            raise unknown_model(model) from None
+        view = self.snapshot.adapters.get(name)
+        if view is None:
+            raise unknown_model(model)
+        return view, number
+
+    def _target(self, version: LoadedVersion) -> Target:
+        backbone = self.snapshot.backbone_of(version.record.backbone)
+        if backbone is None:
+            raise Problem(503, "The backbone of this adapter is not loaded.", code="not_ready")
+        return Target(backbone, version)
+
+    def _read(self, force: bool) -> _Loaded | None:
+        """Read the registry and load what is new (blocking, in a thread); None when nothing changed."""
+        with self.registry.reading() as session:
+            latest = events.latest_id(session)
+            if latest == self._latest and not force:
+                return None
+            records = backbones.all(session)
+            adapters = [(a, tuple(versions.history(session, a.name))) for a in versions.all_adapters(session)]
+        self._keyring.load(self.registry)
+        old = self.snapshot
+        found = _Loaded(latest, records, {}, {}, [])
+        for record in records:
+            if old.backbone_of(record.digest) is None:
+                found.encoders[record.digest] = self._open_encoder(record.digest)
+        for adapter, history in adapters:
+            found.adapters[adapter.name] = self._view(adapter, history, old.adapters.get(adapter.name), found)
+        return found
+
+    def _view(
+        self, adapter: Adapter, history: tuple[Version, ...], old: AdapterView | None, found: _Loaded
+    ) -> AdapterView:
+        wanted = next((v for v in history if v.number == adapter.live), None)
+        before = old.live if old is not None else None
+        if wanted is None:
+            return AdapterView(adapter, history, None)
+        loaded = before if before is not None and before.record.digest == wanted.digest else None
+        loaded = loaded or self._pinned.get(wanted.digest)
+        if loaded is not None:
+            # The head stays; the record is renewed, since its state and promotion time have changed.
+            return AdapterView(adapter, history, LoadedVersion(wanted, loaded.head, loaded.reference))
+        try:
+            return AdapterView(adapter, history, self._open_version(wanted))
+        except LOAD_ERRORS as error:
+            log.error("version_unusable", version=wanted.name, error=str(error))
+            found.faults.append(wanted)
+            return AdapterView(adapter, history, before, f"{wanted.name} cannot be loaded: {error}")
+
+    def _open_version(self, record: Version) -> LoadedVersion:
+        """Load a version and prove its head on its probes (blocking)."""
+        head = Head.open(record.digest, self.registry.fetch)
+        if head.manifest.backbone != record.backbone:
+            raise ValueError("its manifest names another backbone than the registry")
+        reference = None
+        if record.reference is not None:
+            reference = Reference.from_bytes(self.registry.fetch(record.reference))
+            if reference.dimension != head.manifest.dimension:
+                raise ValueError("its reference has another dimension than its head")
+        return LoadedVersion(record, head, reference)
+
+    def _report(self, faults: list[Version]) -> None:
+        """Record one event for each version that could not be loaded, once a process."""
+        for version in faults:
+            if version.digest in self._reported:
+                continue
+            with self.registry.writing() as session:
+                events.record(session, "version.unusable", version.name, "service", {})
+            self._reported.add(version.digest)

@@ -1,0 +1,81 @@
+"""What is refused before any route sees a request: bodies over the limit, and foreign pages while no key exists."""
+
+from collections.abc import Callable, Iterable
+from urllib.parse import urlsplit
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.errors import Problem
+from service.settings import is_loopback
+
+UPLOADS = "/admin/datasets/"
+
+
+class BodyLimit:
+    """Answers 413 to a body over the limit, by its Content-Length or, for a chunked one, by counting what arrives."""
+
+    def __init__(self, app: ASGIApp, *, limit: int, upload_limit: int) -> None:
+        self.app = app
+        self.limit = limit
+        self.upload_limit = upload_limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        limit = self.upload_limit if scope["path"].startswith(UPLOADS) else self.limit
+        for name, value in scope["headers"]:
+            if name == b"content-length" and (not value.isdigit() or int(value) > limit):
+                await _too_large(limit).response()(scope, receive, send)
+                return
+        received = 0
+
+        async def counted() -> Message:
+            nonlocal received
+            message = await receive()
+            if message["type"] == "http.request":
+                received += len(message.get("body", b""))
+                if received > limit:
+                    raise _too_large(limit)
+            return message
+
+        await self.app(scope, counted, send)
+
+
+def _too_large(limit: int) -> Problem:
+    return Problem(413, f"The body is too large; the limit is {limit} bytes.", code="body_too_large")
+
+
+class LocalOnly:
+    """While the service is open (no key was ever issued), only local programs and pages may talk to it.
+
+    A web page can reach a loopback port: by a name that it rebinds to 127.0.0.1 (the Host header gives that away) or by
+    a plain cross-site request (the Origin header does).
+    """
+
+    def __init__(self, app: ASGIApp, *, is_open: Callable[[], bool], allowed: Iterable[str]) -> None:
+        self.app = app
+        self.is_open = is_open
+        self.allowed = frozenset(name.lower() for name in allowed)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self.is_open():
+            headers = Headers(scope=scope)
+            origin = headers.get("origin")
+            if not self._local(headers.get("host", "")):
+                message = "While no API key exists, requests must name a loopback host (see allowed_hosts)."
+                await Problem(403, message, code="host_not_allowed").response()(scope, receive, send)
+                return
+            if origin is not None and not self._local(urlsplit(origin).netloc):
+                message = "While no API key exists, pages of other sites may not call this service."
+                await Problem(403, message, code="origin_not_allowed").response()(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
+
+    def _local(self, netloc: str) -> bool:
+        try:
+            host = urlsplit(f"//{netloc}").hostname or ""
+        except ValueError:
+            return False
+        return is_loopback(host) or host in self.allowed

@@ -1,0 +1,71 @@
+"""Writes what serving does into the instruments of monitoring.metrics, cheaply: label look-ups are done once."""
+
+from typing import Any
+
+from monitoring.metrics import Metrics
+from service.cache import VectorCache
+
+
+class ServingRecorder:
+    """Counts requests, batches and texts. Batches come from the runtime thread, the rest from the event loop."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.metrics = metrics
+        self._requests: dict[tuple[str, str, int], Any] = {}
+        self._seconds: dict[str, Any] = {}
+        self._models: dict[str, tuple[Any, Any]] = {}
+        self._cache_seen = [0, 0, 0]
+
+    def batch(self, *, texts: int, tokens: int, padded: int, seconds: float, waited: float) -> None:
+        """One batch was computed; its oldest text had `waited` seconds for it."""
+        self.metrics.batches.inc()
+        self.metrics.batch_texts.observe(texts)
+        self.metrics.batch_tokens.observe(padded)
+        self.metrics.padding_tokens.inc(padded - tokens)
+        self.metrics.batch_seconds.observe(seconds)
+        self.metrics.queue_seconds.observe(waited)
+
+    def caller_left(self) -> None:
+        """A caller left before the answer was ready."""
+        self.metrics.dropped_callers.inc()
+
+    def joined(self, texts: int) -> None:
+        """Texts joined the same text of another request."""
+        self.metrics.cache_single_flight.inc(texts)
+
+    def refused(self, reason: str) -> None:
+        """A request was refused because of load."""
+        self.metrics.queue_refused.labels(reason).inc()
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """A request was answered."""
+        key = (route, method, status)
+        counter = self._requests.get(key)
+        if counter is None:
+            counter = self._requests[key] = self.metrics.requests.labels(route, method, str(status))
+        histogram = self._seconds.get(route)
+        if histogram is None:
+            histogram = self._seconds[route] = self.metrics.request_seconds.labels(route)
+        counter.inc()
+        histogram.observe(seconds)
+
+    def texts(self, model: str, texts: int, tokens: int, truncated: int) -> None:
+        """Texts were embedded for a caller; `model` is a served name, so their number is bounded by the registry."""
+        counters = self._models.get(model)
+        if counters is None:
+            counters = self._models[model] = (self.metrics.texts.labels(model), self.metrics.tokens.labels(model))
+        counters[0].inc(texts)
+        counters[1].inc(tokens)
+        self.metrics.request_texts.observe(texts)
+        if truncated:
+            self.metrics.truncated_texts.inc(truncated)
+
+    def cache(self, cache: VectorCache) -> None:
+        """Bring the cache's instruments up to date; called at a scrape."""
+        now = [cache.hits, cache.misses, cache.evictions]
+        counters = (self.metrics.cache_hits, self.metrics.cache_misses, self.metrics.cache_evictions)
+        for counter, value, before in zip(counters, now, self._cache_seen, strict=True):
+            counter.inc(value - before)
+        self._cache_seen = now
+        self.metrics.cache_bytes.set(cache.bytes)
+        self.metrics.cache_entries.set(len(cache))

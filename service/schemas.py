@@ -1,0 +1,205 @@
+"""The shapes of the API: pydantic models for the admin routes, and OpenAPI documents of the routes written by hand."""
+
+from datetime import datetime
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from registry.keys import Scope
+
+
+class Body(BaseModel):
+    """A request body; a misspelt field is refused rather than ignored."""
+
+    model_config = ConfigDict(extra="forbid")
+
+
+class RetrainRequest(Body):
+    """What to fit, on which rows, and how."""
+
+    adapter: str = Field(description="Name of the adapter; made by the job if it does not exist.")
+    dataset: str = Field(description="Name of a dataset; its newest revision, or `name@revision`.")
+    recipe: dict[str, Any] = Field(default_factory=dict, description="Recipe fields that differ from the defaults.")
+    reason: str | None = Field(None, max_length=200, description="Why, for the record.")
+
+
+class PromoteRequest(Body):
+    """Which version goes live."""
+
+    version: int = Field(ge=1, description="Number of the version.")
+    force: bool = Field(False, description="Promote a version that the gate rejected.")
+    expect_live: int | None = Field(None, ge=1, description="Refuse if another version than this one is live now.")
+
+
+class KeyRequest(Body):
+    """A key to make."""
+
+    name: str = Field(min_length=1, max_length=80, description="Whose key it is.")
+    scopes: set[Scope] = Field(min_length=1, description="What it may do; admin implies the rest.")
+    expires_at: datetime | None = Field(None, description="When it ends; with a time zone.")
+
+
+class ProblemError(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ProblemBody(BaseModel):
+    """RFC 9457 problem with OpenAI's `error` member; the body of every answer that is not a success."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    error: ProblemError
+
+
+def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """The `responses` of a route: its refusals, all of one shape."""
+    schema = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
+    return {status: {"description": _MEANING[status], "content": schema} for status in statuses}
+
+
+_MEANING = {
+    400: "Malformed or empty",
+    401: "No valid key",
+    403: "The key lacks the scope",
+    404: "Unknown",
+    409: "Conflict",
+    413: "Too large",
+    422: "Invalid",
+    429: "Too much is waiting; see Retry-After",
+    503: "Not ready; see Retry-After",
+    504: "Deadline passed",
+}
+
+_TEXTS = {
+    "oneOf": [
+        {"type": "string", "minLength": 1},
+        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": 2048},
+    ],
+    "description": "One text or a list of texts. Token ids are refused.",
+}
+_MODEL = {"type": "string", "description": "A backbone, an adapter (its live version), or adapter@version."}
+_TRUNCATE = {"type": "boolean", "description": "Cut texts over the limit instead of refusing the request."}
+_USAGE = {
+    "type": "object",
+    "properties": {
+        "prompt_tokens": {"type": "integer"},
+        "total_tokens": {"type": "integer"},
+        "truncated": {"type": "integer", "description": "How many texts were cut to the limit."},
+    },
+}
+_VERSION_HEADER = {
+    "x-driftline-version": {
+        "description": "The exact version that computed the answer.",
+        "schema": {"type": "string"},
+    }
+}
+
+
+def _document(properties: dict[str, Any], required: list[str], answer: dict[str, Any]) -> dict[str, Any]:
+    body = {"type": "object", "properties": properties, "required": required}
+    return {
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "responses": {
+            "200": {
+                "description": "Computed",
+                "headers": _VERSION_HEADER,
+                "content": {"application/json": {"schema": {"type": "object", "properties": answer}}},
+            }
+        },
+    }
+
+
+EMBEDDINGS = _document(
+    {
+        "model": _MODEL,
+        "input": _TEXTS,
+        "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
+        "dimensions": {"type": "integer", "minimum": 1, "description": "Cut to these and scale to unit length."},
+        "truncate": _TRUNCATE,
+        "user": {"type": "string"},
+    },
+    ["model", "input"],
+    {
+        "object": {"const": "list"},
+        "data": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "object": {"const": "embedding"},
+                    "index": {"type": "integer"},
+                    "embedding": {
+                        "oneOf": [
+                            {"type": "array", "items": {"type": "number"}},
+                            {"type": "string", "description": "base64 of little-endian float32"},
+                        ]
+                    },
+                },
+            },
+        },
+        "model": {"type": "string"},
+        "usage": _USAGE,
+    },
+)
+
+SIMILARITY = _document(
+    {
+        "model": _MODEL,
+        "a": _TEXTS,
+        "b": _TEXTS,
+        "mode": {"type": "string", "enum": ["pairs", "matrix"], "default": "pairs"},
+        "truncate": _TRUNCATE,
+    },
+    ["model", "a", "b"],
+    {
+        "scores": {
+            "type": "array",
+            "description": "Cosine of each pair, or one row for each text of a.",
+            "items": {"oneOf": [{"type": "number"}, {"type": "array", "items": {"type": "number"}}]},
+        },
+        "model": {"type": "string"},
+        "usage": _USAGE,
+    },
+)
+
+NEIGHBORS = _document(
+    {
+        "model": {**_MODEL, "description": "An adapter, or adapter@version: what has a reference."},
+        "input": _TEXTS,
+        "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
+        "truncate": _TRUNCATE,
+    },
+    ["model", "input"],
+    {
+        "data": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "properties": {
+                    "index": {"type": "integer"},
+                    "novelty": {"type": "number", "description": "Conformal p-value; small means unlike the reference."},
+                    "neighbors": {
+                        "type": "array",
+                        "items": {
+                            "type": "object",
+                            "properties": {
+                                "id": {"type": "string"},
+                                "label": {"type": ["string", "null"]},
+                                "score": {"type": "number"},
+                            },
+                        },
+                    },
+                },
+            },
+        },
+        "model": {"type": "string"},
+        "usage": _USAGE,
+    },
+)

@@ -1,0 +1,72 @@
+"""Every setting of the service: one frozen object, read from DRIFTLINE_* variables and built once at start."""
+
+import ipaddress
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from registry.home import Home
+
+MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """Settings of `driftline serve`; each field is also an environment variable `DRIFTLINE_<FIELD>`."""
+
+    model_config = SettingsConfigDict(env_prefix="DRIFTLINE_", frozen=True, extra="ignore")
+
+    host: str = Field("127.0.0.1", description="Address to listen on. Beyond loopback an API key must exist.")
+    port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    data_dir: Path | None = Field(None, description="Folder of registry, artifacts and work files.")
+    database_url: str | None = Field(None, description="Registry database; SQLite in the data folder by default.")
+    worker: bool = Field(True, description="Start and supervise the training worker as a child process.")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Further Host names accepted while no key exists (loopback names always are)."
+    )
+
+    provider: str = Field("auto", description="Execution provider; `auto` measures and takes the fastest exact one.")
+    precision: str = Field("auto", description="Arithmetic of the backbone: auto, fp32 or bf16.")
+    threads: int | None = Field(None, ge=1, description="Threads of the runtime; by default one a core.")
+    max_batch_tokens: int = Field(4096, ge=1, description="Padded tokens in one batch of the runtime.")
+    queue_tokens: int = Field(300_000, ge=1, description="Tokens that may wait; beyond it callers get 429.")
+    cache_bytes: int = Field(256 * MIB, ge=0, description="Memory of the cache of base vectors; 0 turns it off.")
+    pinned_versions: int = Field(16, ge=1, description="Versions beside the live ones that stay loaded.")
+
+    truncate: bool = Field(False, description="Cut over-long texts when a request does not say; else refuse them.")
+    max_inputs: int = Field(2048, ge=1, description="Texts in one request.")
+    max_request_tokens: int = Field(300_000, ge=1, description="Tokens of one request, all texts together.")
+    max_body_bytes: int = Field(8 * MIB, ge=1, description="Body of a request, dataset uploads excepted.")
+    max_upload_bytes: int = Field(128 * MIB, ge=1, description="Body of a dataset upload.")
+    request_seconds: float = Field(60.0, gt=0, description="Deadline of an embedding request; 504 after it.")
+
+    poll_seconds: float = Field(0.5, gt=0, description="How often the registry is asked for changes.")
+    drift_window: int = Field(256, ge=32, description="Vectors in one drift reading.")
+    drift_arl: int = Field(1_000_000, ge=1000, description="Mean vectors between two false drift alarms.")
+    drift_queue: int = Field(16_384, ge=1, description="Vectors that may wait for the drift monitor; more are dropped.")
+
+    drain_seconds: float = Field(0.0, ge=0, description="Pause between /readyz going off and the port closing.")
+    shutdown_seconds: int = Field(30, ge=1, description="How long requests under way may still take at a stop.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level of log lines.")
+    log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal, else JSON.")
+
+    @property
+    def loopback(self) -> bool:
+        """Whether the service is bound where only this machine reaches it."""
+        return is_loopback(self.host)
+
+    def home(self) -> Home:
+        """The data folder and database these settings point to."""
+        return Home.at(self.data_dir, self.database_url)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host name or address (with or without brackets) is this machine's loopback."""
+    bare = host.strip("[]").lower()
+    if bare == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(bare).is_loopback
+    except ValueError:
+        return False

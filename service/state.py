@@ -1,0 +1,56 @@
+"""The parts of one running service, held together; made by app.py and reached by routes as a dependency."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Annotated, TypeVar
+
+from fastapi import Depends
+from starlette.requests import Request
+
+from monitoring.metrics import Metrics
+from registry.home import Home
+from registry.registry import Registry
+from service.auth import Keyring
+from service.cache import VectorCache
+from service.catalog import Catalog, Target
+from service.recorder import ServingRecorder
+from service.settings import Settings
+from service.watch import Watch
+
+T = TypeVar("T")
+
+
+@dataclass(slots=True, eq=False)
+class Service:
+    """Everything a route may need."""
+
+    settings: Settings
+    home: Home
+    registry: Registry
+    keyring: Keyring
+    cache: VectorCache
+    catalog: Catalog
+    watch: Watch
+    metrics: Metrics
+    recorder: ServingRecorder
+    started_at: float = field(default_factory=time.time)
+    draining: bool = False
+
+    async def resolve(self, model: str) -> Target:
+        """What a model name means for this request; a version that is not loaded yet is loaded first."""
+        return self.catalog.resolve(model) or await self.catalog.pin(model)
+
+    async def blocking(self, work: Callable[[], T]) -> T:
+        """Run blocking work (the registry) in a thread."""
+        return await asyncio.to_thread(work)
+
+
+def service_of(request: Request) -> Service:
+    """The service a request reached."""
+    service: Service = request.app.state.service
+    return service
+
+
+Running = Annotated[Service, Depends(service_of)]

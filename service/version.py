@@ -1,0 +1,5 @@
+"""The version of the installed distribution."""
+
+import importlib.metadata
+
+VERSION = importlib.metadata.version("driftline")

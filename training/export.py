@@ -1,0 +1,223 @@
+"""Import of a backbone: one ONNX graph with pooling and L2 normalisation inside, published only with proven parity."""
+
+import importlib.metadata
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import torch
+import transformers
+from transformers.utils import logging as transformers_logging
+
+from encoder.encoder import Encoder
+from encoder.errors import EncoderError
+from encoder.graph import check_graph
+from encoder.manifest import BackboneManifest, FileEntry, Parity, Probes, Store, sha256
+from encoder.runtime import OUTPUT, open_session
+from encoder.tokens import Tokenizer, plan_batches
+from training.parity import parity_texts, probe_texts, prove
+from training.sources import ExportRefused, Source, open_source
+
+__all__ = ["ExportRefused", "import_backbone"]
+
+OPSET = 20
+_LIBRARIES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "tokenizers")
+
+Progress = Callable[[str, float], None]
+"""Called with the name of the step and the fraction of the whole import that is done."""
+
+
+def import_backbone(
+    source: str | None, store: Store, *, name: str | None = None, progress: Progress | None = None
+) -> BackboneManifest:
+    """Export a pretrained encoder to ONNX, prove it against torch, and publish it.
+
+    Args:
+        source: None for the packaged all-MiniLM-L6-v2, a sentence-transformers folder, or a hub id.
+        store: Keeps bytes under their digest. The manifest is stored last: without it the rest means nothing.
+        name: Name to serve it under; None derives one from the source.
+        progress: Told of every step.
+
+    Returns:
+        The manifest, already stored.
+
+    Raises:
+        ExportRefused: The source cannot be exported faithfully, or parity is not met. Nothing is stored then.
+    """
+    report = progress or (lambda step, fraction: None)
+    report("read", 0.0)
+    found = open_source(source)
+    tokenizer = Tokenizer.from_bytes(found.tokenizer, found.max_tokens)
+    with _quiet():
+        report("load", 0.05)
+        _prove_tokens(found, tokenizer)
+        module = _load(found)
+        report("export", 0.15)
+        model = _export(module, tokenizer)
+    report("parity", 0.6)
+    try:
+        check_graph(model, inputs={"input_ids", "attention_mask"}, outputs={OUTPUT})
+        session = open_session(model, "cpu", "fp32")
+        parity = prove(tokenizer, module.run, session.run, lambda part: report("parity", 0.6 + 0.25 * part))
+        report("probes", 0.85)
+        probes = _probes(tokenizer, session.run)
+        files = {"model.onnx": model, "tokenizer.json": found.tokenizer, "probes.json": probes.to_bytes()}
+        manifest = _manifest(found, name or found.name, files, parity, probes.vectors.shape[1])
+        # The last proof: the loader itself accepts exactly these bytes.
+        blobs = {sha256(data): data for data in (*files.values(), manifest.to_bytes())}
+        Encoder.open(manifest.digest, blobs.__getitem__, provider="cpu")
+    except EncoderError as error:
+        raise ExportRefused(f"the exported graph is refused: {error}") from error
+    report("store", 0.95)
+    for data in (*files.values(), manifest.to_bytes()):
+        store(data)
+    report("done", 1.0)
+    return manifest
+
+
+class SentenceModule(torch.nn.Module):
+    """A transformer with pooling and L2 normalisation: (b, t) int64 ids and mask to (b, d) float32 unit rows."""
+
+    def __init__(self, model: torch.nn.Module, pooling: str, token_types: bool) -> None:
+        super().__init__()
+        self.model = model
+        self.pooling = pooling
+        self.token_types = token_types
+
+    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """Sentence vectors of a padded batch."""
+        extra = {"token_type_ids": torch.zeros_like(input_ids)} if self.token_types else {}
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra)
+        hidden: torch.Tensor = output.last_hidden_state
+        mask = attention_mask.unsqueeze(-1)
+        if self.pooling == "cls":
+            vectors = hidden[:, 0]
+        elif self.pooling == "max":
+            vectors = hidden.masked_fill(mask == 0, -1e9).amax(dim=1)
+        else:
+            weights = mask.to(hidden.dtype)
+            vectors = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
+        return torch.nn.functional.normalize(vectors, dim=-1)
+
+    def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        """`forward` on arrays."""
+        with torch.inference_mode():
+            vectors: npt.NDArray[np.float32] = self(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
+        return vectors
+
+
+def _load(source: Source) -> SentenceModule:
+    try:
+        model = transformers.AutoModel.from_pretrained(
+            source.folder,
+            attn_implementation="eager",
+            dtype=torch.float32,
+            local_files_only=True,
+            trust_remote_code=False,
+            use_safetensors=True,
+        )
+    except Exception as error:  # transformers raises many kinds
+        raise ExportRefused(f"the model cannot be loaded: {type(error).__name__}: {error}") from error
+    token_types = getattr(model.config, "type_vocab_size", 0) > 0 and hasattr(model, "embeddings")
+    return SentenceModule(model, source.pooling, token_types).eval()
+
+
+def _prove_tokens(source: Source, tokenizer: Tokenizer) -> None:
+    """The tokenizer that will serve must give the ids that the source's own library gives."""
+    texts = [text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for text in parity_texts(tokenizer)]
+    try:
+        own = transformers.AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
+        wanted = own(texts, truncation=True, max_length=source.max_tokens, padding=False)["input_ids"]
+    except Exception as error:  # transformers raises many kinds
+        raise ExportRefused(f"the tokenizer cannot be loaded: {type(error).__name__}: {error}") from error
+    found = tokenizer.encode(texts, truncate=True).ids
+    wrong = sum(one != other for one, other in zip(found, wanted, strict=True))
+    if wrong:
+        raise ExportRefused(f"tokenizer.json gives other tokens than the source's tokenizer for {wrong} of {len(texts)} texts")
+
+
+def _export(module: SentenceModule, tokenizer: Tokenizer) -> bytes:
+    # A dimension of 0 or 1 in the sample would be fixed in the graph; this one has 3 rows of several tokens.
+    ids = tokenizer.encode(["a sample text", "a sample text of more words", "sample"], truncate=True).ids
+    sample = tuple(torch.from_numpy(array) for array in tokenizer.pad(ids))
+    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=tokenizer.max_tokens)}
+    try:
+        program = torch.onnx.export(
+            module,
+            sample,
+            dynamo=True,
+            input_names=["input_ids", "attention_mask"],
+            output_names=[OUTPUT],
+            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+            opset_version=OPSET,
+            external_data=False,
+            verbose=False,
+        )
+    except Exception as error:  # the exporter raises many kinds
+        raise ExportRefused(f"torch cannot export this model: {type(error).__name__}") from error
+    if program is None:
+        raise ExportRefused("torch exported nothing")
+    return _stripped(program.model_proto).SerializeToString(deterministic=True)
+
+
+def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model without the notes of the exporter: they hold paths of this machine, and would change the digest."""
+    graph = model.graph
+    for part in (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    return model
+
+
+def _probes(tokenizer: Tokenizer, run: Callable[[Any, Any], npt.NDArray[np.float32]]) -> Probes:
+    texts = probe_texts(tokenizer)
+    tokens = tokenizer.encode(texts)
+    vectors: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
+    for batch in plan_batches(tokens.counts, 2048):
+        for index, vector in zip(batch, run(*tokenizer.pad([tokens.ids[row] for row in batch])), strict=True):
+            vectors[index] = vector
+    return Probes(tuple(texts), np.stack(vectors))
+
+
+def _manifest(source: Source, name: str, files: dict[str, bytes], parity: Parity, dimension: int) -> BackboneManifest:
+    return BackboneManifest(
+        name=name,
+        source=source.described,
+        weights_sha256=source.weights_sha256,
+        dimension=dimension,
+        pooling=source.pooling,
+        max_tokens=source.max_tokens,
+        opset=OPSET,
+        outputs={OUTPUT: dimension},
+        files={file: FileEntry.of(data) for file, data in files.items()},
+        versions={library: importlib.metadata.version(library) for library in _LIBRARIES},
+        parity=parity,
+        prompts=source.prompts,
+    )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the warnings, log lines and progress bars of torch and transformers: none of them is for the reader."""
+    level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    noisy = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
+    levels = [logger.level for logger in noisy]
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    for logger in noisy:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers_logging.set_verbosity(level)
+        if bars:
+            transformers_logging.enable_progress_bar()
+        for logger, before in zip(noisy, levels, strict=True):
+            logger.setLevel(before)

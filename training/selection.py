@@ -1,0 +1,44 @@
+"""The score that decides when a fit stops and which weights it keeps: the served metric on the selection split."""
+
+from collections.abc import Callable
+
+import numpy as np
+
+from monitoring.quality import knn_accuracy, ndcg_by_pairs
+from training.problem import LabelledProblem, PairProblem, Problem, Vectors
+
+Apply = Callable[[Vectors], Vectors]
+
+
+class Selector:
+    """Scores heads on the selection split of one problem, against an index of the fit split.
+
+    Labels: the mean of 1-NN and 10-NN accuracy. Pairs: nDCG@10 of finding each anchor's positive among all positives.
+    """
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+
+    def score(self, apply: Apply) -> float:
+        """Score in [0, 1] of the head that `apply` computes: (n, d) base vectors to (n, d) adapted ones."""
+        if isinstance(self._problem, LabelledProblem):
+            return _labelled(self._problem, apply(self._problem.vectors))
+        return _pairs(self._problem, apply(self._problem.vectors))
+
+
+def _labelled(problem: LabelledProblem, vectors: Vectors) -> float:
+    index, queries = vectors[problem.fit], vectors[problem.select]
+    index_labels = [str(code) for code in problem.fit_labels]
+    query_labels = [str(code) for code in problem.select_labels]
+    scores = [knn_accuracy(index, index_labels, queries, query_labels, k=k).mean() for k in (1, 10)]
+    return float(np.mean(scores))
+
+
+def _pairs(problem: PairProblem, vectors: Vectors) -> float:
+    corpus = np.unique(np.concatenate([problem.fit_positives, problem.select_positives]))
+    anchors, inverse = np.unique(problem.select_anchors, return_inverse=True)
+    places = np.searchsorted(corpus, problem.select_positives)
+    relevant: list[set[int]] = [set() for _ in anchors]
+    for anchor, place in zip(inverse, places, strict=True):
+        relevant[int(anchor)].add(int(place))
+    return float(ndcg_by_pairs(vectors[corpus], vectors[anchors], relevant).mean())

@@ -55,7 +55,8 @@ def import_(
         f"Imported [bold]{backbone.name}[/bold] ({manifest.dimension} dimensions, {manifest.max_tokens} tokens, "
         f"{manifest.pooling} pooling) into {home.data_dir}\n"
         f"Parity with torch on {parity.texts} texts: largest difference {parity.max_abs_difference:.1e}, "
-        f"smallest cosine {parity.min_cosine:.7f}"
+        f"smallest cosine {parity.min_cosine:.7f}",
+        soft_wrap=True,
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from cli.common import DataDir, fail, friendly
+from cli.common import DataDir, console, errors, fail, friendly
 from registry.home import Home
 
 
@@ -20,8 +20,9 @@ def serve(
     truncate: Annotated[bool, typer.Option("--truncate", help="Cut over-long texts instead of refusing them.")] = False,
 ) -> None:
     """Serve embeddings and the admin API; every DRIFTLINE_… setting applies, options win."""
-    from service.app import run
+    from pydantic import ValidationError
 
+    from service.serve import ServeRefused, run
     from service.settings import Settings
 
     options = {"data_dir": data_dir, "host": host, "port": port}
@@ -30,7 +31,16 @@ def serve(
         given["worker"] = False
     if truncate:
         given["truncate"] = True
-    raise typer.Exit(run(Settings(**given)))  # type: ignore[arg-type]
+    try:
+        settings = Settings(**given)  # type: ignore[arg-type]
+    except ValidationError as error:
+        for problem in error.errors():
+            errors.print(f"  DRIFTLINE_{'_'.join(map(str, problem['loc'])).upper()}: {problem['msg']}", markup=False)
+        raise fail("a setting is wrong; docs/settings.md lists them", 2) from None
+    try:
+        run(settings, on_listening=lambda address: console.print(f"Serving on {address}  (Ctrl-C stops)"))
+    except ServeRefused as error:
+        raise fail(str(error)) from None
 
 
 def worker(data_dir: DataDir = None) -> None:

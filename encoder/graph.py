@@ -7,7 +7,6 @@ and loads native blobs (EPContext), so the whole model is walked first.
 from collections.abc import Collection, Iterator
 
 import onnx
-from google.protobuf.message import DecodeError
 
 from encoder.errors import ArtifactRefused
 
@@ -32,7 +31,7 @@ def check_graph(model_bytes: bytes, *, inputs: Collection[str], outputs: Collect
     model = onnx.ModelProto()
     try:
         model.ParseFromString(model_bytes)
-    except DecodeError as error:
+    except Exception as error:  # protobuf's own exception; its package has no types
         raise ArtifactRefused("the graph is not an ONNX model") from error
     for opset in model.opset_import:
         if opset.domain not in _STANDARD:

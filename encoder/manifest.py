@@ -1,4 +1,4 @@
-"""What an exported model consists of: manifests that name every file by digest, and the probes that prove it runs right.
+"""What an exported model consists of: manifests that name every file by digest, and probes that prove it runs right.
 
 A manifest is canonical JSON; the sha256 of its bytes is the identity of the backbone or the version.
 """

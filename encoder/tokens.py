@@ -55,7 +55,7 @@ class Tokenizer:
             text = data.decode("utf-8")
             padding = json.loads(text).get("padding")
             whole, cutting = tokenizers.Tokenizer.from_str(text), tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # noqa: BLE001  the library raises bare Exception
+        except Exception as error:  # the library raises bare Exception
             raise ArtifactRefused(f"tokenizer.json cannot be read: {type(error).__name__}") from error
         if not isinstance(padding, dict) or not isinstance(padding.get("pad_id"), int):
             raise ArtifactRefused("tokenizer.json does not name a pad token")
@@ -108,10 +108,10 @@ class Tokenizer:
             # White space in front would otherwise push all that is worth reading behind the cut.
             start = text.lstrip()[: self.max_characters]
             if not truncate:
-                tokens = len(self._whole.encode(_encodable(start)).ids)
+                tokens = len(self._whole.encode(encodable(start)).ids)
                 raise TextTooLong(index, tokens, self.max_tokens, characters=len(text))
             text = start
-        return _encodable(text)
+        return encodable(text)
 
 
 def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
@@ -133,8 +133,8 @@ def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
     return batches
 
 
-def _encodable(text: str) -> str:
-    """The text with surrogate pairs joined and lone surrogates replaced by U+FFFD."""
+def encodable(text: str) -> str:
+    """The text as UTF-8 can carry it: surrogate pairs joined and lone surrogates replaced by U+FFFD."""
     if text.isascii():
         return text
     try:

@@ -5,15 +5,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import faiss
 import numpy as np
 from numpy.typing import NDArray
 
 from monitoring.arrays import IntArray
+from monitoring.search import spherical_kmeans
 
-MAX_CELLS: Final = 64
-ITEMS_PER_CELL: Final = 40
-MIN_ITEMS: Final = 15
+MAX_CELLS: Final = 48
+MIN_ITEMS: Final = 8
+MIN_SHARE: Final = 0.01
 MEDOIDS: Final = 5
 
 
@@ -36,33 +36,21 @@ def nearest(vectors: NDArray[np.float32], centroids: NDArray[np.float32]) -> Int
 
 
 def fit_centroids(fit: NDArray[np.float32], calibration: NDArray[np.float32], seed: int) -> NDArray[np.float32]:
-    """Centroids (K, d) of cells that hold at least MIN_ITEMS calibration items each (K = 1 always qualifies).
+    """Centroids (K, d) of cells that hold at least MIN_ITEMS and MIN_SHARE of the calibration items each.
 
-    K starts at one cell for ITEMS_PER_CELL calibration items, at most MAX_CELLS; then the emptiest cell is dissolved
-    into its neighbours until every cell has enough. K depends on the calibration items only through their counts, and
-    the centroids only on the fit part, so a cell's calibration count is a fair sample of its traffic.
+    K starts at the square root of their number, at most MAX_CELLS; then the emptiest cell is dissolved into its
+    neighbours until every cell has enough (one cell always has). More cells name the neighbourhoods better; fewer
+    items in a cell than this make the tail of the occupancy test heavier than chi-square.
     """
-    wanted = int(np.clip(len(calibration) // ITEMS_PER_CELL, 4, MAX_CELLS))
-    wanted = max(1, min(wanted, len(fit) // 4, max(1, len(calibration) // MIN_ITEMS)))
-    centroids = _spherical_kmeans(fit, wanted, seed)
+    enough = max(MIN_ITEMS, int(np.ceil(MIN_SHARE * len(calibration))))
+    wanted = max(1, min(round(float(np.sqrt(len(calibration)))), MAX_CELLS, len(fit) // 4))
+    centroids = spherical_kmeans(fit, wanted, seed)
     while len(centroids) > 1:
         counts = np.bincount(nearest(calibration, centroids), minlength=len(centroids))
-        if counts.min() >= MIN_ITEMS:
+        if counts.min() >= enough:
             break
         centroids = np.delete(centroids, int(counts.argmin()), axis=0)
     return centroids
-
-
-def _spherical_kmeans(fit: NDArray[np.float32], k: int, seed: int) -> NDArray[np.float32]:
-    if k == 1:
-        mean = fit.mean(axis=0, keepdims=True)
-        return np.asarray(mean / max(float(np.linalg.norm(mean)), 1e-12), dtype=np.float32)
-    kmeans = faiss.Kmeans(
-        fit.shape[1], k, niter=25, nredo=3, seed=seed, spherical=True, min_points_per_centroid=1,
-        max_points_per_centroid=max(256, len(fit) // k + 1),
-    )  # fmt: skip
-    kmeans.train(fit)
-    return np.array(kmeans.centroids, dtype=np.float32).reshape(k, fit.shape[1])
 
 
 def describe(

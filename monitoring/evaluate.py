@@ -30,7 +30,7 @@ class MonitorSettings:
     window: int = 256
     arl: int = 1_000_000
     min_novelty_ratio: float = 2.0
-    min_tv: float = 0.15
+    min_tv: float = 0.12
 
     def __post_init__(self) -> None:
         if self.window < 32:
@@ -152,7 +152,7 @@ def evaluate(window: Window, reference: Reference, settings: MonitorSettings, nu
     return WindowReading(
         window=window,
         statistics=readings,
-        moved=moved_cells(window, reference),
+        moved=moved_cells(window, reference, alarms),
         calibrated=reference.calibrated,
         why_not=reference.why_not,
         number=number,
@@ -193,23 +193,28 @@ def _occupancy(window: Window, reference: Reference, settings: MonitorSettings) 
     )
 
 
-def moved_cells(window: Window, reference: Reference) -> tuple[MovedCell, ...]:
-    """The neighbourhoods that moved, largest change of share first, at most MOVED_SHOWN.
+def moved_cells(window: Window, reference: Reference, alarms: tuple[str, ...] = ()) -> tuple[MovedCell, ...]:
+    """The neighbourhoods that moved, largest change first, at most MOVED_SHOWN.
 
-    A cell has moved when its share differs by more than its shared-out error allows, or when it received more novel
-    items than the novelty null allows a cell: off-topic traffic has to land somewhere, and this names where.
+    A cell has moved when its share differs by more than chance allows one of K cells at MOVED_LEVEL, or when it holds
+    more novel items than chance allows the whole window. In a window that raised an alarm the explanation may be
+    looser: after an occupancy alarm every cell two standard errors away is named, after a novelty alarm every cell
+    with two novel items, since off-topic traffic has to land somewhere.
     """
     if not window.n or not reference.n_cal:
         return ()
     tail = MOVED_LEVEL / (2 * len(reference.cells))
     z = statistics.cell_z_scores(window.cells, reference.pi, reference.n_cal)
-    limit = float(norm.isf(tail / 2))
+    limit = 2.0 if "occupancy" in alarms else float(norm.isf(tail / 2))
     found = []
     for cell, count, novel, score in zip(reference.cells, window.cells, window.novel_cells, z, strict=True):
-        crowded = statistics.novelty_tail(window.n, novel, reference.n_cal, reference.alpha0) <= tail
+        if "novelty" in alarms:
+            crowded = novel >= 2
+        else:
+            crowded = statistics.novelty_tail(window.n, novel, reference.n_cal, reference.alpha0) <= tail
         if abs(score) >= limit or crowded:
             found.append(_moved(cell, count / window.n, float(score), novel))
-    found.sort(key=lambda m: (-abs(m.observed - m.expected), m.cell))
+    found.sort(key=lambda m: (-(abs(m.observed - m.expected) + m.novel / window.n), m.cell))
     return tuple(found[:MOVED_SHOWN])
 
 

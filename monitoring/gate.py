@@ -14,7 +14,7 @@ from monitoring.quality import Interval, Scores, paired_bootstrap
 from monitoring.reasons import Reason
 
 PRIMARY: Final = "ndcg_at_10"
-GUARD: Final = "knn_accuracy"
+GUARDS: Final = ("knn_accuracy",)
 
 
 class Outcome(StrEnum):
@@ -29,15 +29,15 @@ class Outcome(StrEnum):
 class GateSettings:
     """When a candidate passes.
 
-    primary: the metric that must improve. guards: metrics that must not get worse; None = every other metric both
-    contenders have. min_effect: the least improvement of the primary's mean that is worth a promotion.
-    margin: how much a guard may lose; never less than margin_items items of the gate set, since a small set cannot
-    prove less. min_items: below this no verdict but inconclusive. All in units of the metric, 0.01 = one point.
+    primary: the metric that must improve. guards: metrics that must not get worse, judged where they were scored.
+    min_effect: the least improvement of the primary's mean that is worth a promotion. margin: how much a guard may
+    lose; never less than margin_items items of the gate set, since a small set cannot prove less. min_items: below
+    this no verdict but inconclusive. All in units of the metric, 0.01 = one point.
     """
 
     primary: str = PRIMARY
-    guards: tuple[str, ...] | None = None
-    min_effect: float = 0.005
+    guards: tuple[str, ...] = GUARDS
+    min_effect: float = 0.01
     margin: float = 0.02
     margin_items: int = 5
     min_items: int = 30
@@ -125,6 +125,8 @@ def judge(
         compared = _compare(candidate, other, rules, clusters)
         metrics[f"vs_{other.name}"] = {name: asdict(interval) for name, interval in compared.items()}
         for name, interval in compared.items():
+            if name not in (rules.primary, *rules.guards):
+                continue  # reported, not ruled on
             if name == rules.primary and other is rival:
                 reason, broken = _superior(name, other.name, interval, rules)
             else:
@@ -149,7 +151,7 @@ def _items(candidate: Contender, others: list[Contender], rules: GateSettings) -
     lengths = {len(values) for c in (candidate, *others) for values in c.scores.values()}
     if len(lengths) != 1:
         raise VectorsRefused("every metric of every contender must be scored on the same items")
-    needed = (rules.primary, *(rules.guards or ()))
+    needed = (rules.primary,)
     for contender in (candidate, *others):
         missing = [name for name in needed if name not in contender.scores]
         if missing:
@@ -160,17 +162,21 @@ def _items(candidate: Contender, others: list[Contender], rules: GateSettings) -
 def _compare(
     candidate: Contender, other: Contender, rules: GateSettings, clusters: ArrayLike | None
 ) -> dict[str, Interval]:
+    """The difference of every metric both have, primary first.
+
+    The primary's interval is two-sided; a guard's lower bound alone decides, so it has one-sided confidence
+    (the usual form of a non-inferiority test).
+    """
     shared = [name for name in candidate.scores if name in other.scores and name != rules.primary]
-    guards = shared if rules.guards is None else list(rules.guards)
     return {
         name: paired_bootstrap(
             np.asarray(candidate.scores[name]) - np.asarray(other.scores[name]),
             clusters,
             seed=rules.seed,
             n=rules.resamples,
-            confidence=rules.confidence,
+            confidence=rules.confidence if name == rules.primary else 2 * rules.confidence - 1,
         )
-        for name in (rules.primary, *guards)
+        for name in (rules.primary, *shared)
     }
 
 
@@ -206,7 +212,8 @@ def _numbers(found: Interval) -> dict[str, float]:
 
 
 def _points(found: Interval) -> str:
-    return f"{100 * found.mean:+.2f} points ({100 * found.low:+.2f} to {100 * found.high:+.2f})"
+    bounds = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
+    return f"{100 * found.mean:+.2f} points ({found.confidence:.0%} interval {bounds})"
 
 
 def _point(value: float) -> str:

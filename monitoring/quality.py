@@ -7,16 +7,17 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from monitoring.arrays import IntArray, as_matrix
 from monitoring.errors import VectorsRefused
+from monitoring.search import FlatIndex
 
 Scores = NDArray[np.float64]
 K: Final = 10
-_CHUNK_BYTES: Final = 32_000_000
+_CHUNK_BYTES: Final = 4_000_000
+_FEW: Final = 32
 
 
 def knn_accuracy(
@@ -119,23 +120,39 @@ def paired_bootstrap(
     values = np.asarray(difference, dtype=np.float64)
     if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
         raise VectorsRefused("differences must be a vector of finite numbers with at least one item")
-    sums, sizes = values, np.ones(len(values))
-    if clusters is not None:
+    rng = np.random.default_rng(seed)
+    if clusters is None:
+        means = _resampled_means(rng, values, n)
+    else:
         marks = np.asarray(clusters)
         if marks.shape != values.shape:
             raise VectorsRefused("clusters must have one mark for each item")
         _, inverse = np.unique(marks, return_inverse=True)
         sums = np.bincount(inverse, weights=values).astype(np.float64)
-        sizes = np.bincount(inverse).astype(np.float64)
-    rng = np.random.default_rng(seed)
-    means = np.empty(n)
-    chunk = max(1, _CHUNK_BYTES // (8 * len(sums)))
-    for start in range(0, n, chunk):
-        drawn = rng.integers(0, len(sums), size=(min(chunk, n - start), len(sums)))
-        means[start : start + chunk] = sums[drawn].sum(axis=1) / sizes[drawn].sum(axis=1)
+        means = _resampled_ratios(rng, sums, np.bincount(inverse).astype(np.float64), n)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
     return Interval(float(values.mean()), float(low), float(high), len(values), confidence)
+
+
+def _resampled_means(rng: np.random.Generator, values: Scores, n: int) -> Scores:
+    """n bootstrap means of items. A few distinct values are drawn by how often each comes: the same law."""
+    distinct, counts = np.unique(values, return_counts=True)
+    if len(distinct) <= _FEW:
+        drawn = rng.multinomial(len(values), counts / len(values), size=n)
+        return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
+    return _resampled_ratios(rng, values, None, n)
+
+
+def _resampled_ratios(rng: np.random.Generator, sums: Scores, sizes: Scores | None, n: int) -> Scores:
+    """n bootstrap means: drawn sums over drawn sizes (of clusters; None where every one is a single item)."""
+    means = np.empty(n)
+    chunk = max(1, _CHUNK_BYTES // (8 * len(sums)))
+    for start in range(0, n, chunk):
+        drawn = rng.integers(0, len(sums), size=(min(chunk, n - start), len(sums)), dtype=np.int32)
+        total = len(sums) if sizes is None else sizes[drawn].sum(axis=1)
+        means[start : start + chunk] = sums[drawn].sum(axis=1) / total
+    return means
 
 
 def _search(
@@ -152,10 +169,8 @@ def nearest_rows(index: ArrayLike, queries: ArrayLike, k: int) -> tuple[Scores, 
     asked = as_matrix(queries, rows.shape[1])
     if not len(rows) or not len(asked):
         raise VectorsRefused("quality needs at least one index row and one query")
-    flat = faiss.IndexFlatIP(rows.shape[1])
-    flat.add(rows)
-    similarities, near = flat.search(asked, min(k, len(rows)))
-    return np.asarray(similarities, dtype=np.float64), np.asarray(near, dtype=np.int64)
+    similarities, near = FlatIndex(rows).search(asked, min(k, len(rows)))
+    return similarities.astype(np.float64), near
 
 
 def _encode(index_labels: Sequence[str], query_labels: Sequence[str]) -> tuple[IntArray, IntArray]:

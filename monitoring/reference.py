@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Final
 
-import faiss
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
@@ -21,6 +20,7 @@ from safetensors.numpy import load, save
 from monitoring.arrays import IntArray, as_matrix
 from monitoring.cells import Cell, describe, fit_centroids, nearest
 from monitoring.errors import ReferenceRefused, VectorsRefused
+from monitoring.search import FlatIndex
 from monitoring.statistics import choose_alpha0, novel_rank
 
 FORMAT: Final = 1
@@ -74,12 +74,10 @@ class Reference:
     k: int
     seed: int
     version_info: Mapping[str, Any]
-    _index: Any = field(init=False, repr=False)
+    _index: FlatIndex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
-        index = faiss.IndexFlatIP(self.fit.shape[1])
-        index.add(self.fit)
-        object.__setattr__(self, "_index", index)
+        object.__setattr__(self, "_index", FlatIndex(self.fit))
         for array in (self.fit, self.replay, self.centroids, self.calibration_scores, self.calibration_cells):
             array.setflags(write=False)
 
@@ -123,15 +121,13 @@ class Reference:
         counts = np.bincount(nearest(unseen, centroids), minlength=len(centroids)).astype(np.int64)
         shares = counts / max(1, counts.sum())
         k = min(NEIGHBORS, len(vectors))
-        index = faiss.IndexFlatIP(dimension)
-        index.add(vectors)
         return cls(
             fit=vectors,
             fit_ids=ids,
             fit_labels=labels,
             replay=kept,
             centroids=centroids,
-            calibration_scores=np.sort(_novelty_scores(index, unseen, k)),
+            calibration_scores=np.sort(_novelty_scores(FlatIndex(vectors), unseen, k)),
             calibration_cells=counts,
             cells=describe(vectors, ids, labels, centroids, shares),
             alpha0=choose_alpha0(len(unseen)),
@@ -203,10 +199,7 @@ class Reference:
         """
         matrix = as_matrix(vectors, self.dimension)
         k = max(1, min(k, len(self.fit)))
-        if not len(matrix):
-            return np.zeros((0, k), np.float32), np.zeros((0, k), np.int64)
-        scores, indices = self._index.search(matrix, k)
-        return np.asarray(scores, dtype=np.float32), np.asarray(indices, dtype=np.int64)
+        return self._index.search(matrix, k)
 
     @cached_property
     def digest(self) -> str:
@@ -294,9 +287,7 @@ def _cell(data: Mapping[str, Any]) -> Cell:
     return Cell(int(data["index"]), data["label"], labels, tuple(data["medoids"]), float(data["share"]))
 
 
-def _novelty_scores(index: Any, vectors: NDArray[np.float32], k: int) -> NDArray[np.float64]:
-    if not len(vectors):
-        return np.zeros(0)
+def _novelty_scores(index: FlatIndex, vectors: NDArray[np.float32], k: int) -> NDArray[np.float64]:
     similarities, _ = index.search(vectors, k)
     return np.asarray(1.0 - similarities.astype(np.float64).mean(axis=1))
 

@@ -2,9 +2,9 @@
 
 from sqlalchemy.orm import Session
 
-from registry import events
+from registry import events, versions
 from registry.errors import InvalidName, NotFound
-from registry.tables import AdapterRecord, AlertRecord, now
+from registry.tables import AlertRecord, now
 
 
 def claim(session: Session, fingerprint: str, starts_at: str, adapter: str) -> bool:
@@ -14,8 +14,7 @@ def claim(session: Session, fingerprint: str, starts_at: str, adapter: str) -> b
     """
     _check(fingerprint, 128)
     _check(starts_at, 64)
-    if session.get(AdapterRecord, adapter) is None:
-        raise NotFound("adapter", adapter)
+    versions.get_adapter(session, adapter)
     if session.get(AlertRecord, (fingerprint, starts_at)) is not None:
         return False
     session.add(

@@ -30,7 +30,8 @@ class Artifacts:
         """Create the folder (0700) where it is missing, and sweep what crashed writers left."""
         self.folder = folder
         self._incoming = folder / ".tmp"
-        self._incoming.mkdir(parents=True, exist_ok=True, mode=0o700)
+        for each in (folder, self._incoming):
+            each.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._sweep()
 
     def path(self, digest: str) -> Path:
@@ -39,10 +40,15 @@ class Artifacts:
         return self.folder / digest[:2] / digest
 
     def put(self, data: bytes) -> str:
-        """Store bytes and return their SHA-256; then they survive a power cut. Storing them again is harmless."""
+        """Store bytes and return their SHA-256; then they survive a power cut. Storing them again is harmless.
+
+        Raises ArtifactCorrupt when a link lies where they belong, OSError when the disk is full or read-only.
+        """
         digest = hashlib.sha256(data).hexdigest()
         target = self.path(digest)
         if not self._verified(digest):
+            if target.parent.is_symlink():
+                raise ArtifactCorrupt(digest, "its folder is a link")
             if not target.parent.is_dir():
                 target.parent.mkdir(mode=0o700, exist_ok=True)
                 _sync_folder(self.folder)

@@ -10,7 +10,7 @@ from sqlalchemy.orm import Session
 
 from registry import events
 from registry.errors import Conflict, NotFound
-from registry.names import valid_backbone_name, valid_digest
+from registry.names import storable, valid_backbone_name, valid_digest
 from registry.tables import AdapterRecord, BackboneRecord, now
 
 
@@ -64,7 +64,8 @@ def default(session: Session) -> Backbone | None:
 
 def get(session: Session, name: str) -> Backbone:
     """The backbone of that name. Raises NotFound."""
-    row = session.scalar(select(BackboneRecord).where(BackboneRecord.name == name))
+    known = select(BackboneRecord).where(BackboneRecord.name == name)
+    row = session.scalar(known) if storable(name) else None
     if row is None:
         raise NotFound("backbone", name)
     return _backbone(row)
@@ -72,7 +73,8 @@ def get(session: Session, name: str) -> Backbone:
 
 def by_digest(session: Session, digest: str) -> Backbone:
     """The backbone whose manifest has that digest. Raises NotFound."""
-    row = session.scalar(select(BackboneRecord).where(BackboneRecord.digest == digest))
+    known = select(BackboneRecord).where(BackboneRecord.digest == digest)
+    row = session.scalar(known) if storable(digest) else None
     if row is None:
         raise NotFound("backbone", digest)
     return _backbone(row)

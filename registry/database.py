@@ -9,12 +9,14 @@ before it blocks nobody.
 
 import contextlib
 import sqlite3
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
 from registry import schema
@@ -61,8 +63,12 @@ class Database:
 
     def migrate(self) -> None:
         """Bring the schema up to this program's; safe when several processes start at once. Raises SchemaTooNew."""
-        with self.connection() as connection:
-            schema.upgrade(connection)
+        with _translated():
+            with self._engine.connect() as connection:
+                if schema.is_current(connection):
+                    return
+            with self._writers.connect() as connection:
+                schema.upgrade(connection)
 
     def close(self) -> None:
         """Close every connection."""
@@ -112,7 +118,7 @@ def _set_up_sqlite(engine: Engine) -> None:
         # The driver's own transactions begin too late (not on SELECT, not on DDL): we begin them ourselves.
         connection.isolation_level = None
         connection.execute(f"PRAGMA busy_timeout = {LOCK_SECONDS * 1000}")
-        connection.execute("PRAGMA journal_mode = WAL")
+        _switch_to_wal(connection)
         # FULL: an acknowledged write survives a power cut, not only a killed process.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA foreign_keys = ON")
@@ -122,6 +128,21 @@ def _set_up_sqlite(engine: Engine) -> None:
         writes = connection.get_execution_options().get(_WRITES, False)
         connection.exec_driver_sql(f"PRAGMA query_only = {'OFF' if writes else 'ON'}")
         connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _switch_to_wal(connection: sqlite3.Connection) -> None:
+    """Switch a new database file to the write-ahead log, which the file then remembers.
+
+    SQLite does not wait when another process switches at the same moment, it says "locked" at once; so we wait here.
+    """
+    deadline = time.monotonic() + LOCK_SECONDS
+    while connection.execute("PRAGMA journal_mode").fetchone() != ("wal",):
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+        except sqlite3.OperationalError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.01)
 
 
 def _set_up_postgresql(engine: Engine) -> None:
@@ -140,4 +161,8 @@ def _translated() -> Iterator[None]:
     try:
         yield
     except OperationalError as error:
-        raise Unavailable(f"the registry's database is not available ({type(error.orig).__name__})") from error
+        # SQLite's own words are a short fixed list; a PostgreSQL driver's name hosts and users.
+        why = str(error.orig) if isinstance(error.orig, sqlite3.Error) else type(error.orig).__name__
+        raise Unavailable(f"the registry's database is not available ({why})") from error
+    except PoolTimeout as error:
+        raise Unavailable("every connection to the registry's database is in use") from error

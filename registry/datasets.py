@@ -11,7 +11,7 @@ from sqlalchemy.orm import Session
 from registry import events
 from registry.artifacts import Artifacts
 from registry.errors import NotFound
-from registry.names import valid_name
+from registry.names import storable, storable_number, valid_name
 from registry.row import Row, RowKind
 from registry.rows import parse
 from registry.tables import DatasetRecord, now
@@ -70,7 +70,8 @@ def get(session: Session, name: str, revision: int | None = None) -> DatasetRevi
     query = select(DatasetRecord).where(DatasetRecord.name == name)
     if revision is not None:
         query = query.where(DatasetRecord.revision == revision)
-    row = session.scalar(query.order_by(DatasetRecord.revision.desc()).limit(1))
+    known = storable(name) and (revision is None or storable_number(revision))
+    row = session.scalar(query.order_by(DatasetRecord.revision.desc()).limit(1)) if known else None
     if row is None:
         raise NotFound("dataset", name if revision is None else f"{name}@{revision}")
     return _dataset(row)

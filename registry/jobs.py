@@ -21,7 +21,7 @@ from registry import datasets
 from registry import events as journal
 from registry.clean import clean, clean_or_none
 from registry.errors import Conflict, JobWaiting, NotFound
-from registry.names import valid_name
+from registry.names import storable, valid_name
 from registry.states import JobState
 from registry.tables import JobEventRecord, JobRecord, now
 
@@ -140,6 +140,8 @@ def all(session: Session, adapter: str | None = None, limit: int = 50) -> list[J
     """Jobs, newest first, perhaps of one adapter."""
     query = select(JobRecord).order_by(JobRecord.created_at.desc(), JobRecord.id.desc()).limit(limit)
     if adapter is not None:
+        if not storable(adapter):
+            return []
         query = query.where(JobRecord.adapter == adapter)
     return [_job(row) for row in session.scalars(query)]
 
@@ -236,7 +238,9 @@ def request_cancel(session: Session, job_id: str, *, by: str = "system") -> Job:
 
 
 def events(session: Session, job_id: str, after: int = 0, limit: int = 1000) -> list[JobEvent]:
-    """What happened to a job after event `after`, oldest first."""
+    """What happened to a job after event `after`, oldest first; nothing for an unknown job."""
+    if not storable(job_id):
+        return []
     rows = session.scalars(
         select(JobEventRecord)
         .where(JobEventRecord.job_id == job_id, JobEventRecord.id > after)
@@ -261,7 +265,7 @@ def _tell(session: Session, row: JobRecord, kind: str, data: dict[str, Any]) -> 
 
 
 def _row(session: Session, job_id: str) -> JobRecord:
-    row = session.get(JobRecord, job_id)
+    row = session.get(JobRecord, job_id) if storable(job_id) else None
     if row is None:
         raise NotFound("job", job_id)
     return row

@@ -22,6 +22,7 @@ from sqlalchemy.orm import Session
 from registry import events
 from registry.clean import clean
 from registry.errors import NotFound
+from registry.names import storable
 from registry.tables import KeyRecord, now
 
 _ALPHABET = string.digits + string.ascii_uppercase + string.ascii_lowercase
@@ -85,10 +86,15 @@ class KeyTable:
 def issue(
     session: Session, name: str, scopes: Iterable[Scope], expires_at: datetime | None = None, *, by: str = "system"
 ) -> tuple[Key, str]:
-    """Make a key; the second value is its secret, which cannot be had again. Raises ValueError without any scope."""
+    """Make a key; the second value is its secret, which cannot be had again.
+
+    Raises ValueError without any scope, or for an `expires_at` without a zone.
+    """
     granted = frozenset(Scope(scope) for scope in scopes)
     if not granted:
         raise ValueError("a key needs at least one scope")
+    if expires_at is not None and expires_at.tzinfo is None:
+        raise ValueError("the time a key expires needs a zone")
     key_id = "".join(secrets.choice(_ID) for _ in range(8))
     body = "".join(secrets.choice(_ALPHABET) for _ in range(37))
     secret = f"dl_{key_id}_{body}{_check_characters(key_id, body)}"
@@ -125,7 +131,7 @@ def verifier(session: Session) -> KeyTable:
 
 def revoke(session: Session, key_id: str, *, by: str = "system") -> Key:
     """End a key at once; ending it again changes nothing. Raises NotFound."""
-    row = session.get(KeyRecord, key_id)
+    row = session.get(KeyRecord, key_id) if storable(key_id) else None
     if row is None:
         raise NotFound("key", key_id)
     if row.revoked_at is None:

@@ -41,6 +41,16 @@ def valid_digest(digest: str) -> str:
     return digest
 
 
+def storable(name: str) -> bool:
+    """Whether a name may be looked up at all: databases refuse some characters, and differ in which."""
+    return 0 < len(name) <= 128 and name.isascii() and name.isprintable()
+
+
+def storable_number(number: int) -> bool:
+    """Whether a version or revision can have that number: it fits a column of both databases."""
+    return 0 < number < 2**31
+
+
 def parse_model(model: str) -> tuple[str, int | None]:
     """Split a model's name into name and version number: `banking@7` -> ("banking", 7), `banking` -> ("banking", None).
 

@@ -8,7 +8,7 @@ probability 0.998.
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,14 +18,15 @@ from scipy.sparse.csgraph import connected_components
 
 SIMILAR = 0.8
 """Jaccard resemblance of the 4-gram sets from which two texts count as near-duplicates."""
-_STRICTER = (0.85, 0.9, 0.95, 1.0)
 _SHINGLE = 4
 _BANDS, _HASHES = 16, 5
 _PRIME = np.uint64((1 << 31) - 1)
 # Bigger buckets are boilerplate: every text is compared with the first and with its nearest followers only.
 _BUCKET = 50
 _FOLLOWERS = 8
+# What is worked on at once: characters while hashing, pairs while verifying.
 _BLOCK = 2_000_000
+_PAIRS_AT_ONCE = 50_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,9 +46,8 @@ def normal_form(text: str) -> str:
 def near_duplicates(texts: Sequence[str], *, largest: int | None = None) -> Near:
     """Group n texts so that near-duplicates share a group.
 
-    Resemblance is not transitive: long chains can tie unlike texts together. A group of more than `largest` texts
-    (default 1 % of n, at least 20) is therefore parted again at a stricter threshold, up to equality of the 4-gram
-    sets.
+    Resemblance is not transitive: long chains can tie unlike texts together. A group grows to at most `largest` texts
+    (default 1 % of n, at least 20), its closest pairs joined first; only repetitions of one text may make it bigger.
     """
     if not texts:
         return Near(np.zeros(0, np.int64), np.zeros((0, 2), np.int64))
@@ -74,15 +74,39 @@ def near_duplicate_groups(texts: Sequence[str]) -> NDArray[np.int64]:
 def _grouped(
     count: int, pairs: NDArray[np.int64], alike: NDArray[np.float64], weights: NDArray[np.int64], cap: int
 ) -> NDArray[np.int64]:
-    """Connected components, the too big ones parted at ever stricter thresholds."""
+    """Connected components; those heavier than `cap` are built again from their closest pairs on, never beyond it."""
     groups = _components(count, pairs)
-    for threshold in _STRICTER:
-        too_big = np.bincount(groups, weights=weights)[groups] > cap
-        if not too_big.any():
-            break
-        keep = ~too_big[pairs[:, 0]] | (alike >= threshold)
-        groups = _components(count, pairs[keep])
-    return groups
+    too_big = np.bincount(groups, weights=weights)[groups] > cap
+    inside = too_big[pairs[:, 0]]
+    if not inside.any():
+        return groups
+    joined = _joined(pairs[inside], alike[inside], weights, cap)
+    return _components(count, np.concatenate([pairs[~inside], joined]))
+
+
+def _joined(
+    pairs: NDArray[np.int64], alike: NDArray[np.float64], weights: NDArray[np.int64], cap: int
+) -> NDArray[np.int64]:
+    """The pairs (m, 2) that tie groups of at most `cap`, taken in the order of resemblance (Kruskal's algorithm)."""
+    parent: dict[int, int] = {}
+    weight: dict[int, int] = {}
+
+    def root(of: int) -> int:
+        while (above := parent.setdefault(of, of)) != of:
+            parent[of] = of = parent[above]
+        return of
+
+    kept = []
+    for at in np.argsort(-alike, kind="stable").tolist():
+        one, two = root(int(pairs[at, 0])), root(int(pairs[at, 1]))
+        if one == two:
+            continue
+        together = weight.get(one, int(weights[one])) + weight.get(two, int(weights[two]))
+        if together <= cap:
+            parent[two] = one
+            weight[one] = together
+            kept.append(at)
+    return pairs[kept]
 
 
 def _components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -92,22 +116,37 @@ def _components(count: int, pairs: NDArray[np.int64]) -> NDArray[np.int64]:
 
 def _verified(forms: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
     """Pairs (m, 2) of forms whose exact resemblance reaches SIMILAR, and that resemblance (m,)."""
-    shingles, starts = _shingles(forms)
-    pairs = _candidates(_signatures(shingles, starts))
+    pairs = _candidates(np.concatenate([_signatures(*_shingles(block)) for block in _blocks(forms)]))
+    # Only texts that are in a pair are looked at again.
+    involved, places = np.unique(pairs, return_inverse=True)
+    if not len(involved):
+        return pairs, np.zeros(0)
+    shingles, starts = _shingles([forms[at] for at in involved])
     _, columns = np.unique(shingles, return_inverse=True)
     bounds = np.append(starts, len(shingles))
-    table = csr_array((np.ones(len(shingles), np.int32), columns, bounds), shape=(len(forms), columns.max() + 1))
+    table = csr_array((np.ones(len(shingles), np.int32), columns, bounds), shape=(len(involved), columns.max() + 1))
     table.sum_duplicates()
     table.data[:] = 1
     sizes = np.diff(table.indptr)
     alike = np.zeros(len(pairs))
-    step = 50_000
-    for at in range(0, len(pairs), step):
-        left, right = pairs[at : at + step].T
+    for at in range(0, len(pairs), _PAIRS_AT_ONCE):
+        left, right = places.reshape(-1, 2)[at : at + _PAIRS_AT_ONCE].T
         common = np.asarray(table[left].multiply(table[right]).sum(axis=1)).ravel()
-        alike[at : at + step] = common / (sizes[left] + sizes[right] - common)
+        alike[at : at + _PAIRS_AT_ONCE] = common / (sizes[left] + sizes[right] - common)
     near = alike >= SIMILAR
     return pairs[near], alike[near]
+
+
+def _blocks(forms: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The forms in runs of about `_BLOCK` characters, so that memory does not grow with the dataset."""
+    start, length = 0, 0
+    for at, form in enumerate(forms):
+        length += len(form)
+        if length >= _BLOCK:
+            yield forms[start : at + 1]
+            start, length = at + 1, 0
+    if start < len(forms):
+        yield forms[start:]
 
 
 def _shingles(forms: Sequence[str]) -> tuple[NDArray[np.uint64], NDArray[np.int64]]:
@@ -138,23 +177,23 @@ def _mixed(values: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return values ^ (values >> np.uint64(33))
 
 
-def _signatures(shingles: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.uint64]:
+def _signatures(shingles: NDArray[np.uint64], starts: NDArray[np.int64]) -> NDArray[np.uint32]:
     """MinHash signatures (n, bands * hashes): the least of (a x + b) mod p over each text's shingles."""
     random = np.random.default_rng(20_260_101)
     factors = random.integers(1, int(_PRIME), (2, _BANDS * _HASHES)).astype(np.uint64)
     small = shingles % _PRIME
-    signatures = np.empty((len(starts), _BANDS * _HASHES), np.uint64)
+    signatures = np.empty((len(starts), _BANDS * _HASHES), np.uint32)
     for at in range(_BANDS * _HASHES):
         signatures[:, at] = np.minimum.reduceat((small * factors[0, at] + factors[1, at]) % _PRIME, starts)
     return signatures
 
 
-def _candidates(signatures: NDArray[np.uint64]) -> NDArray[np.int64]:
+def _candidates(signatures: NDArray[np.uint32]) -> NDArray[np.int64]:
     """Pairs (m, 2), each once, of texts that share all hashes of some band."""
     count = len(signatures)
     found: NDArray[np.int64] = np.zeros(0, np.int64)
     for band in range(_BANDS):
-        keys = signatures[:, band * _HASHES].copy()
+        keys = signatures[:, band * _HASHES].astype(np.uint64)
         for at in range(1, _HASHES):
             keys = _mixed(keys * np.uint64(0x9E3779B97F4A7C15) + signatures[:, band * _HASHES + at])
         order = np.argsort(keys, kind="stable").astype(np.int64)

@@ -6,6 +6,7 @@ The messages name Driftline's own fields, row and line numbers and limits; never
 import codecs
 import csv
 import io
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ MAX_PROBLEMS = 50
 """Bad rows named in a refusal; further ones are counted."""
 FIELDS = ("text", "label", "group", "anchor", "positive", "negative")
 _WANTED = "text and label, or anchor and positive (perhaps negative), or text alone; group may be added to each"
+_HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _CASCADE = "rows after this one were not checked"
 
 
@@ -82,6 +84,8 @@ def read_jsonl(data: bytes) -> Read:
             found = orjson.loads(content.text)
         except orjson.JSONDecodeError:
             what = "is not JSON"
+            if _HALF_PAIR.search(content.text):
+                what += ", or escapes half of a surrogate pair"
             if content.last_without_end:
                 what = "is cut off: the last line is not complete JSON"
             collected.blame(number, line, None, what)
@@ -221,7 +225,7 @@ def _is_utf8(line: bytes) -> bool:
 
 def _delimiter(text: str) -> str:
     """The delimiter under which the header names a column Driftline knows; a comma when none does."""
-    first = text.lstrip("\r\n").partition("\n")[0]
+    first = re.split(r"[\r\n]", text.lstrip("\r\n"), maxsplit=1)[0]
     for delimiter in (",", ";", "\t"):
         if any(_column(cell) in FIELDS for cell in first.split(delimiter)) and delimiter in first:
             return delimiter

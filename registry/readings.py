@@ -8,9 +8,10 @@ from typing import Any
 from sqlalchemy import select
 from sqlalchemy.orm import Session
 
-from registry import events
+from registry import events, versions
 from registry.clean import clean
 from registry.errors import NotFound
+from registry.names import storable, storable_number
 from registry.tables import MonitorRecord, ReadingRecord, now
 
 
@@ -71,15 +72,17 @@ def add(
 
 def latest(session: Session, adapter: str, limit: int = 50, *, version: int | None = None) -> list[Reading]:
     """The last measurements of an adapter, newest first, perhaps of one version."""
+    if not storable(adapter):
+        return []
     query = select(ReadingRecord).where(ReadingRecord.adapter == adapter)
     if version is not None:
         query = query.where(ReadingRecord.version == version)
     return [_reading(row) for row in session.scalars(query.order_by(ReadingRecord.id.desc()).limit(limit))]
 
 
-def get_state(session: Session, adapter: str, version: int) -> MonitorState | None:
-    """What the monitor of a version remembers, None when it never stored anything."""
-    row = session.get(MonitorRecord, (adapter, version))
+def get_state(session: Session, adapter: str, version: int | None = None) -> MonitorState | None:
+    """What the monitor of a version (by default the live one) remembers, None when it never stored anything."""
+    row = _row(session, adapter, version)
     return None if row is None else _state(row)
 
 
@@ -103,21 +106,30 @@ def put_state(
     return _state(row)
 
 
-def acknowledge(session: Session, adapter: str, version: int, *, by: str) -> MonitorState:
-    """Somebody has seen the alarm: it no longer stands, and who saw it is kept. Without an alarm nothing changes.
+def acknowledge(session: Session, adapter: str, version: int | None = None, *, by: str) -> MonitorState:
+    """Somebody has seen the alarm of a version (by default the live one): it no longer stands, and who saw it is kept.
 
-    Raises NotFound when the version's monitor never stored anything.
+    Without an alarm nothing changes. Raises NotFound when the version's monitor never stored anything.
     """
-    row = session.get(MonitorRecord, (adapter, version))
+    row = _row(session, adapter, version)
     if row is None:
-        raise NotFound("monitor", f"{adapter}@{version}")
+        raise NotFound("drift monitor of", adapter)
     if row.alarm_active:
         row.alarm_active = False
         row.acknowledged_at = row.updated_at = now()
         row.acknowledged_by = clean(by)
         session.flush()
-        events.record(session, "drift.acknowledged", f"{adapter}@{version}", by)
+        events.record(session, "drift.acknowledged", f"{adapter}@{row.version}", by)
     return _state(row)
+
+
+def _row(session: Session, adapter: str, version: int | None) -> MonitorRecord | None:
+    if version is None:
+        live = versions.live(session, adapter)
+        version = None if live is None else live.number
+    if version is None or not (storable(adapter) and storable_number(version)):
+        return None
+    return session.get(MonitorRecord, (adapter, version))
 
 
 def _reading(row: ReadingRecord) -> Reading:

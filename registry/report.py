@@ -10,6 +10,8 @@ from registry.near import near_duplicates, normal_form
 from registry.row import Row, RowKind
 from registry.splits import split_with
 
+LABELS = 1_000
+"""Labels counted by name in a report, the most frequent first."""
 EXAMPLES = 20
 """Examples listed of each finding; all are counted."""
 
@@ -17,7 +19,8 @@ EXAMPLES = 20
 def quality_report(rows: Sequence[Row], kind: RowKind) -> dict[str, Any]:
     """Counts, duplicates, contradictions and warnings as a JSON object.
 
-    Keys: `rows`, `kind`, `labels` (label -> rows), `characters` (min, median, p95, max, mean of the texts' lengths),
+    Keys: `rows`, `kind`, `label_count`, `labels` (label -> rows),
+    `characters` (min, median, p95, max, mean of the texts' lengths),
     `duplicates` and `duplicates_ignoring_case_and_punctuation` (groups, extra_rows, examples: lists of row numbers),
     `conflicts` (count, examples: the same text under several labels), `near_duplicates` (groups, rows, largest,
     examples), `splits` (rows of fit, select, gate; `near_duplicates_between`: count and pairs of row numbers),
@@ -32,7 +35,8 @@ def quality_report(rows: Sequence[Row], kind: RowKind) -> dict[str, Any]:
     report: dict[str, Any] = {
         "rows": len(rows),
         "kind": kind.value,
-        "labels": dict(labels.most_common()),
+        "label_count": len(labels),
+        "labels": dict(labels.most_common(LABELS)),
         "characters": _lengths(texts),
         "duplicates": _repeats(sides),
         "duplicates_ignoring_case_and_punctuation": _repeats([tuple(map(normal_form, parts)) for parts in sides]),

@@ -24,28 +24,25 @@ def head() -> str:
     return revision
 
 
+def is_current(connection: Connection) -> bool:
+    """Whether the database needs no migration. Raises SchemaTooNew when it is ahead of this program."""
+    found = current(connection)
+    _refuse_unknown(found)
+    return found == head()
+
+
 def upgrade(connection: Connection, revision: str = "head") -> None:
     """Migrate up to `revision` in one transaction. Raises SchemaTooNew when the database is ahead of this program.
 
     `connection` must come from `Database.connection()`: its transactions take the writer's turn, so of several
     processes that start at once one migrates and the others find the work done.
     """
-    if _reached(connection, head() if revision == "head" else revision):
-        return
     _migrate(connection, lambda config: command.upgrade(config, revision))
 
 
 def downgrade(connection: Connection, revision: str) -> None:
     """Migrate down to `revision` ("base" empties the database) in one transaction. Raises SchemaTooNew."""
     _migrate(connection, lambda config: command.downgrade(config, revision))
-
-
-def _reached(connection: Connection, revision: str) -> bool:
-    """Whether there is nothing to do, found without taking the writer's turn for long."""
-    with connection.begin():
-        found = current(connection)
-        _refuse_unknown(found)
-        return found == revision
 
 
 def _migrate(connection: Connection, run: Callable[[Config], None]) -> None:

@@ -18,7 +18,7 @@ from sqlalchemy.orm import Session
 from registry import events
 from registry.clean import clean
 from registry.errors import Conflict, NotFound
-from registry.names import valid_digest, valid_name
+from registry.names import storable, storable_number, valid_digest, valid_name
 from registry.states import VersionState
 from registry.tables import AdapterRecord, BackboneRecord, PromotionRecord, VersionRecord, now
 
@@ -264,20 +264,23 @@ def _point(session: Session, before: VersionRecord | None, target: VersionRecord
 
 
 def _live_row(session: Session, adapter: str) -> VersionRecord | None:
+    if not storable(adapter):
+        return None
     return session.scalar(
         select(VersionRecord).where(VersionRecord.adapter == adapter, VersionRecord.state == VersionState.LIVE)
     )
 
 
 def _adapter_row(session: Session, name: str) -> AdapterRecord:
-    row = session.get(AdapterRecord, name)
+    row = session.get(AdapterRecord, name) if storable(name) else None
     if row is None:
         raise NotFound("adapter", name)
     return row
 
 
 def _version_row(session: Session, adapter: str, number: int) -> VersionRecord:
-    row = session.get(VersionRecord, (adapter, number))
+    known = storable(adapter) and storable_number(number)
+    row = session.get(VersionRecord, (adapter, number)) if known else None
     if row is None:
         raise NotFound("version", f"{adapter}@{number}")
     return row

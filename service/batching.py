@@ -1,9 +1,9 @@
 """Dynamic batching without a timer: when the runtime is free it takes what waits.
 
-Callers submit flights (one distinct text each, already tokenised) from the event loop. One runtime thread takes them: in
-turn from every waiting request, so that a small request never waits behind the whole of a large one; sorted by length
-and cut by a budget of padded tokens. While a batch runs, a second thread cuts and pads the next one, but only once
-enough waits to fill it: cutting early would otherwise make batches smaller than they need to be.
+Callers submit flights (one distinct text each, already tokenised) from the event loop. One runtime thread takes them:
+in turn from every waiting request, so that a small request never waits behind the whole of a large one; sorted by
+length and cut by a budget of padded tokens. While a batch runs, a second thread cuts and pads the next one, but only
+once enough waits to fill it: cutting early would otherwise make batches smaller than they need to be.
 """
 
 import asyncio

@@ -1,7 +1,7 @@
 """Exact cache of base vectors: least recently used out first, bounded in bytes, used by the event loop only.
 
 The key is a keyed BLAKE2b digest over the exact text, the key being the backbone's digest: two backbones never share an
-entry, and no text is kept. Base vectors are cached before any adapter, so one entry serves every adapter of the backbone.
+entry, and no text is kept. Base vectors are cached before any adapter, so one entry serves all adapters of a backbone.
 """
 
 import hashlib

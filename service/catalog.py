@@ -115,6 +115,7 @@ class _Loaded:
     encoders: dict[str, Encoder]
     adapters: dict[str, AdapterView]
     faults: list[Version]
+    fault: str | None = None
 
 
 class Catalog:
@@ -128,12 +129,13 @@ class Catalog:
         open_encoder: Callable[[str], Encoder],
         make_embedder: Callable[[Encoder], Embedder],
         pinned_versions: int,
-        on_change: Callable[[Snapshot], None],
+        on_change: Callable[[Snapshot, Snapshot], None],
     ) -> None:
         self.registry = registry
         self.snapshot = Snapshot()
         self.registry_reachable = True
         self.loaded_once = False
+        self.fault: str | None = None  # why a backbone is missing, if one could not be loaded
         self._keyring = keyring
         self._open_encoder = open_encoder
         self._make_embedder = make_embedder
@@ -176,11 +178,13 @@ class Catalog:
                     embedder = self._make_embedder(encoder)
                     embedder.start()
                     loaded[record.name] = LoadedBackbone(record, encoder, embedder)
-            self.snapshot = Snapshot(loaded, found.adapters)
+            before, self.snapshot = self.snapshot, Snapshot(loaded, found.adapters)
             self._latest = found.latest
             self.loaded_once = True
-            self._retry_at = loop.time() + RETRY_SECONDS if found.faults else float("inf")
-            self._on_change(self.snapshot)
+            self.fault = found.fault
+            retry = bool(found.faults) or found.fault is not None
+            self._retry_at = loop.time() + RETRY_SECONDS if retry else float("inf")
+            self._on_change(before, self.snapshot)
             await asyncio.to_thread(self._report, found.faults)
             return self.snapshot
 
@@ -225,16 +229,28 @@ class Catalog:
                 return target
             view, number = self._adapter(model)
             record = next(v for v in view.versions if v.number == number)
-            try:
-                version = await asyncio.to_thread(self._open_version, record)
-            except LOAD_ERRORS as error:
-                log.warning("version_unusable", version=record.name, error=str(error))
-                message = f"The version {record.name} cannot be loaded: {error}"
-                raise Problem(409, message, code="version_unusable") from error
-            self._pinned[record.digest] = version
-            while len(self._pinned) > self._pinned_limit:
-                self._pinned.popitem(last=False)
+            version = await asyncio.to_thread(self.prove, record)
+            self.keep(version)
             return self._target(version)
+
+    def prove(self, record: Version) -> LoadedVersion:
+        """Load a version and prove it on its probes, whatever is being served (blocking).
+
+        Raises:
+            Problem: 409 when it cannot be loaded.
+        """
+        try:
+            return self._open_version(record)
+        except LOAD_ERRORS as error:
+            log.warning("version_unusable", version=record.name, error=str(error))
+            message = f"The version {record.name} cannot be loaded: {error}"
+            raise Problem(409, message, code="version_unusable") from error
+
+    def keep(self, version: LoadedVersion) -> None:
+        """Keep a loaded version at hand; the least recently used one beyond the limit goes."""
+        self._pinned[version.record.digest] = version
+        while len(self._pinned) > self._pinned_limit:
+            self._pinned.popitem(last=False)
 
     def stop(self) -> None:
         """Stop every embedder's threads."""
@@ -270,7 +286,11 @@ class Catalog:
         found = _Loaded(latest, records, {}, {}, [])
         for record in records:
             if old.backbone_of(record.digest) is None:
-                found.encoders[record.digest] = self._open_encoder(record.digest)
+                try:
+                    found.encoders[record.digest] = self._open_encoder(record.digest)
+                except LOAD_ERRORS as error:
+                    log.error("backbone_unusable", backbone=record.name, error=str(error))
+                    found.fault = str(error)
         for adapter, history in adapters:
             found.adapters[adapter.name] = self._view(adapter, history, old.adapters.get(adapter.name), found)
         return found
@@ -312,5 +332,5 @@ class Catalog:
             if version.digest in self._reported:
                 continue
             with self.registry.writing() as session:
-                events.record(session, "version.unusable", version.name, "service", {})
+                events.record(session, "version.unusable", version.name, "service")
             self._reported.add(version.digest)

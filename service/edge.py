@@ -52,7 +52,7 @@ class Edge:
                 await self.app(scope, receive, named)
             except ClientGone:
                 status = status or 499  # nobody reads it; 499 is nginx's code for this
-            except Exception as error:  # noqa: BLE001  the last place that can answer
+            except Exception as error:
                 problem = problem_of(error)
                 if problem is None:
                     _log_unforeseen(error, scope, request_id)
@@ -94,6 +94,4 @@ def _method(scope: Scope) -> str:
 def _log_unforeseen(error: Exception, scope: Scope, request_id: str) -> None:
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in frames]
-    log.error(
-        "request_failed", route=_route(scope), error=type(error).__name__, places=places, request_id=request_id
-    )
+    log.error("request_failed", route=_route(scope), error=type(error).__name__, places=places, request_id=request_id)

@@ -151,9 +151,7 @@ class Embedder:
         """Join flights under way and start new ones; tokenising comes first, so nothing is queued if it refuses."""
         tokenized: dict[bytes, tuple[list[int], bool]] = {}
         while fresh := {
-            key: position
-            for position, key in missing
-            if key not in tokenized and self._known(key, truncate) is None
+            key: position for position, key in missing if key not in tokenized and self._known(key, truncate) is None
         }:
             # In a thread this gives way to other requests, so what they started or finished is looked up again.
             result = await self._tokenize(texts, list(fresh.values()), truncate)

@@ -10,7 +10,8 @@ repeats a caller's text: they name fields, indices, limits and digests only.
 """
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -107,11 +108,15 @@ class Problem(HTTPException):
         return Response(orjson.dumps(self.body()), self.status, headers, media_type=MEDIA_TYPE)
 
 
-class ClientGone(Exception):
+class ServiceError(Exception):
+    """Base of what this package raises beside `Problem`."""
+
+
+class ClientGone(ServiceError):
     """The caller closed the connection before the answer was ready."""
 
 
-class EncodeFailed(Exception):
+class EncodeFailed(ServiceError):
     """The runtime could not compute the text at `index` of a request; its batch-mates were not harmed."""
 
     def __init__(self, index: int) -> None:
@@ -119,7 +124,7 @@ class EncodeFailed(Exception):
         self.index = index
 
 
-class Overloaded(Exception):
+class Overloaded(ServiceError):
     """The queue of tokens is full; `retry_after` (s) is when it should have drained at the measured rate."""
 
     def __init__(self, retry_after: float) -> None:
@@ -196,3 +201,23 @@ def _registry_problem(error: Exception) -> Problem | None:
             return Problem(503, "The encoder cannot be used now.", code="encoder_unavailable")
         case _:
             return None
+
+
+def validation_problem(errors: Sequence[Any]) -> Problem:
+    """The answer for a body or parameter that pydantic refused: fields and reasons, never the value itself.
+
+    FastAPI's own answer repeats the rejected input; for a service that is given texts this would put them in logs.
+    """
+    if any(error["type"] == "json_invalid" for error in errors):
+        return Problem(400, "The body is not valid JSON.", code="malformed_json")
+    fields = [(_field(error["loc"]), str(error["msg"])) for error in errors[:10]]
+    message = "; ".join(f"{field}: {reason}" for field, reason in fields)
+    more = f" (and {len(errors) - 10} more)" if len(errors) > 10 else ""
+    return Problem(422, f"{message}{more}", param=fields[0][0] if fields else None)
+
+
+def _field(location: Sequence[Any]) -> str:
+    """The path of a field. Parts that are not plain identifiers may be a caller's text and are left out."""
+    parts = [str(part) for part in location if part != "body"]
+    plain = [part if re.fullmatch(r"[A-Za-z0-9_-]{1,40}", part) else "?" for part in parts]
+    return ".".join(plain) or "body"

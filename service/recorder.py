@@ -1,9 +1,12 @@
 """Writes what serving does into the instruments of monitoring.metrics, cheaply: label look-ups are done once."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from monitoring.metrics import Metrics
 from service.cache import VectorCache
+
+if TYPE_CHECKING:  # catalog needs the embedder, which needs this file
+    from service.catalog import Snapshot
 
 
 class ServingRecorder:
@@ -59,6 +62,24 @@ class ServingRecorder:
         self.metrics.request_texts.observe(texts)
         if truncated:
             self.metrics.truncated_texts.inc(truncated)
+
+    def catalog(self, before: "Snapshot", now: "Snapshot", version: str) -> None:
+        """What is served changed."""
+        for backbone in now.backbones.values():
+            session = backbone.encoder.session
+            self.metrics.build_info.labels(
+                version, backbone.record.name, str(session.provider), str(session.precision)
+            ).set(1)
+        for name, view in now.adapters.items():
+            old = before.adapters.get(name)
+            was = old.live.record.digest if old is not None and old.live is not None else None
+            live = view.live.record if view.live is not None else None
+            if live is not None and live.digest != was:
+                self.metrics.live_version_info.remove_by_labels({"adapter": name})
+                self.metrics.live_version_info.labels(name, str(live.number), live.digest).set(1)
+                self.metrics.swaps.labels(name, "done").inc()
+            if view.fault is not None and (old is None or old.fault != view.fault):
+                self.metrics.swaps.labels(name, "refused").inc()
 
     def cache(self, cache: VectorCache) -> None:
         """Bring the cache's instruments up to date; called at a scrape."""

@@ -184,7 +184,10 @@ NEIGHBORS = _document(
                 "type": "object",
                 "properties": {
                     "index": {"type": "integer"},
-                    "novelty": {"type": "number", "description": "Conformal p-value; small means unlike the reference."},
+                    "novelty": {
+                        "type": "number",
+                        "description": "Conformal p-value; small: unlike the reference.",
+                    },
                     "neighbors": {
                         "type": "array",
                         "items": {

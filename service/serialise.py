@@ -32,7 +32,8 @@ def embeddings(vectors: NDArray[np.float32], *, model: str, tokens: int, truncat
         ]
     else:
         items = [
-            b'{"object":"embedding","index":%d,"embedding":%b}' % (index, dump(row)) for index, row in enumerate(vectors)
+            b'{"object":"embedding","index":%d,"embedding":%b}' % (index, dump(row))
+            for index, row in enumerate(vectors)
         ]
     return b'{"object":"list","data":[%b],%b' % (b",".join(items), tail)
 

@@ -1,8 +1,8 @@
 """Drift on the side: one thread gives every served vector to the monitor of the version that made it.
 
-Serving only ever puts vectors into a bounded queue; what does not fit is counted and dropped. All monitors belong to the
-thread, so they need no locks. Readings and the monitors' states, the latched alarm among them, go to the registry, and
-a restart resumes from there. While the database is away, monitors go on and their states are stored later.
+Serving only ever puts vectors into a bounded queue; what does not fit is counted and dropped. All monitors belong to
+the thread, so they need no locks. Readings and the monitors' states, the latched alarm among them, go to the registry,
+and a restart resumes from there. While the database is away, monitors go on and their states are stored later.
 """
 
 import queue
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import structlog

@@ -22,12 +22,13 @@ def shared_data() -> Path:
 
 
 def _exported_home() -> Path:
-    """A home with the default backbone exported, kept between runs and made anew when the exporter or a library changes."""
+    """A home with the default backbone exported, kept between runs and made anew when its makers change."""
     from training.export import import_backbone
 
-    exporter = (ROOT / "training" / "export.py").read_bytes()
+    files = ("training/export.py", "training/sources.py", "training/parity.py", "encoder/manifest.py", "registry/tables.py")
+    code = b"".join((ROOT / file).read_bytes() for file in files)
     versions = "".join(importlib.metadata.version(p) for p in ("torch", "transformers", "onnxscript", "onnxruntime"))
-    key = hashlib.sha256(exporter + versions.encode()).hexdigest()[:16]
+    key = hashlib.sha256(code + versions.encode()).hexdigest()[:16]
     folder = ROOT / ".cache" / f"backbone-{key}"
     if not (folder / "done").exists():
         shutil.rmtree(folder, ignore_errors=True)

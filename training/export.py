@@ -1,6 +1,7 @@
 """Import of a backbone: one ONNX graph with pooling and L2 normalisation inside, published only with proven parity."""
 
 import importlib.metadata
+import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -19,7 +20,8 @@ from encoder.errors import EncoderError
 from encoder.graph import check_graph
 from encoder.manifest import BackboneManifest, FileEntry, Parity, Probes, Store, sha256
 from encoder.runtime import OUTPUT, open_session
-from encoder.tokens import Tokenizer, plan_batches
+from encoder.tokens import Tokenizer, encodable, plan_batches
+from registry.names import valid_backbone_name
 from training.parity import parity_texts, probe_texts, prove
 from training.sources import ExportRefused, Source, open_source
 
@@ -48,32 +50,36 @@ def import_backbone(
 
     Raises:
         ExportRefused: The source cannot be exported faithfully, or parity is not met. Nothing is stored then.
+        InvalidName: The name is not one a backbone may have.
     """
     report = progress or (lambda step, fraction: None)
-    report("read", 0.0)
+    report("reading the source", 0.0)
     found = open_source(source)
+    name = valid_backbone_name(name or found.name)
     tokenizer = Tokenizer.from_bytes(found.tokenizer, found.max_tokens)
     with _quiet():
-        report("load", 0.05)
+        report("loading the model", 0.05)
         _prove_tokens(found, tokenizer)
         module = _load(found)
-        report("export", 0.15)
+        report("exporting to ONNX", 0.15)
         model = _export(module, tokenizer)
-    report("parity", 0.6)
     try:
+        report("proving parity with torch", 0.6)
         check_graph(model, inputs={"input_ids", "attention_mask"}, outputs={OUTPUT})
         session = open_session(model, "cpu", "fp32")
-        parity = prove(tokenizer, module.run, session.run, lambda part: report("parity", 0.6 + 0.25 * part))
-        report("probes", 0.85)
+        parity = prove(
+            tokenizer, module.run, session.run, lambda part: report("proving parity with torch", 0.6 + 0.25 * part)
+        )
+        report("recording probes", 0.85)
         probes = _probes(tokenizer, session.run)
         files = {"model.onnx": model, "tokenizer.json": found.tokenizer, "probes.json": probes.to_bytes()}
-        manifest = _manifest(found, name or found.name, files, parity, probes.vectors.shape[1])
+        manifest = _manifest(found, name, files, parity, probes.vectors.shape[1])
         # The last proof: the loader itself accepts exactly these bytes.
         blobs = {sha256(data): data for data in (*files.values(), manifest.to_bytes())}
         Encoder.open(manifest.digest, blobs.__getitem__, provider="cpu")
     except EncoderError as error:
         raise ExportRefused(f"the exported graph is refused: {error}") from error
-    report("store", 0.95)
+    report("storing", 0.95)
     for data in (*files.values(), manifest.to_bytes()):
         store(data)
     report("done", 1.0)
@@ -123,13 +129,13 @@ def _load(source: Source) -> SentenceModule:
         )
     except Exception as error:  # transformers raises many kinds
         raise ExportRefused(f"the model cannot be loaded: {type(error).__name__}: {error}") from error
-    token_types = getattr(model.config, "type_vocab_size", 0) > 0 and hasattr(model, "embeddings")
+    token_types = "token_type_ids" in inspect.signature(model.forward).parameters
     return SentenceModule(model, source.pooling, token_types).eval()
 
 
 def _prove_tokens(source: Source, tokenizer: Tokenizer) -> None:
     """The tokenizer that will serve must give the ids that the source's own library gives."""
-    texts = [text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for text in parity_texts(tokenizer)]
+    texts = [encodable(text) for text in parity_texts(tokenizer)]
     try:
         own = transformers.AutoTokenizer.from_pretrained(source.folder, local_files_only=True, trust_remote_code=False)
         wanted = own(texts, truncation=True, max_length=source.max_tokens, padding=False)["input_ids"]
@@ -138,7 +144,9 @@ def _prove_tokens(source: Source, tokenizer: Tokenizer) -> None:
     found = tokenizer.encode(texts, truncate=True).ids
     wrong = sum(one != other for one, other in zip(found, wanted, strict=True))
     if wrong:
-        raise ExportRefused(f"tokenizer.json gives other tokens than the source's tokenizer for {wrong} of {len(texts)} texts")
+        raise ExportRefused(
+            f"tokenizer.json gives other tokens than the source's tokenizer for {wrong} of {len(texts)} texts"
+        )
 
 
 def _export(module: SentenceModule, tokenizer: Tokenizer) -> bytes:
@@ -162,7 +170,8 @@ def _export(module: SentenceModule, tokenizer: Tokenizer) -> bytes:
         raise ExportRefused(f"torch cannot export this model: {type(error).__name__}") from error
     if program is None:
         raise ExportRefused("torch exported nothing")
-    return _stripped(program.model_proto).SerializeToString(deterministic=True)
+    model: bytes = _stripped(program.model_proto).SerializeToString(deterministic=True)
+    return model
 
 
 def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -204,11 +213,12 @@ def _manifest(source: Source, name: str, files: dict[str, bytes], parity: Parity
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the warnings, log lines and progress bars of torch and transformers: none of them is for the reader."""
+    control: Any = transformers_logging  # its functions carry no types
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     noisy = [logging.getLogger(name) for name in ("torch", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in noisy]
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    control.set_verbosity_error()
+    control.disable_progress_bar()
     for logger in noisy:
         logger.setLevel(logging.CRITICAL)
     try:
@@ -218,6 +228,6 @@ def _quiet() -> Iterator[None]:
     finally:
         transformers_logging.set_verbosity(level)
         if bars:
-            transformers_logging.enable_progress_bar()
+            control.enable_progress_bar()
         for logger, before in zip(noisy, levels, strict=True):
             logger.setLevel(before)

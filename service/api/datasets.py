@@ -40,7 +40,9 @@ _FORMATS = {
 @router.post(
     "/{name}", status_code=201, openapi_extra=_UPLOAD, summary="Upload rows", responses=problems(400, 409, 413, 422)
 )
-async def upload(name: str, request: Request, service: Running, caller: MayTrain, format: str | None = None) -> Response:
+async def upload(
+    name: str, request: Request, service: Running, caller: MayTrain, format: str | None = None
+) -> Response:
     """Store a CSV or JSONL body as the next revision; each bad row is named, and then nothing is stored."""
     kind = _format(format, request.headers.get("content-type", ""))
     data = await request.body()

@@ -8,7 +8,6 @@ is away does not make a service unready that serves from memory.
 import asyncio
 import time
 from dataclasses import dataclass
-from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -89,4 +88,3 @@ def _refresh(service: Service) -> None:
     service.recorder.cache(service.cache)
     waiting = sum(b.embedder.batcher.waiting_tokens for b in service.catalog.snapshot.backbones.values())
     service.metrics.queue_tokens.set(waiting)
-

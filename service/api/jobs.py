@@ -1,4 +1,4 @@
-"""Retrain requests and the jobs they become: POST /admin/retrain, and /admin/jobs with progress as server-sent events."""
+"""Retrain requests and the jobs they become: POST /admin/retrain, /admin/jobs, and progress as server-sent events."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from registry import jobs
-from registry.errors import JobWaiting
+from registry.errors import JobWaiting, Unavailable
 from registry.jobs import Job, JobEvent
 from registry.names import parse_model
 from service import serialise
@@ -51,7 +51,12 @@ async def retrain(body: RetrainRequest, service: Running, caller: MayTrain) -> R
         service.metrics.retrain_requests.labels("api", "waiting").inc()
         raise
     service.metrics.retrain_requests.labels("api", "accepted").inc()
-    answer = {"job_id": job.id, "state": job.state.value, "adapter": job.adapter, "dataset": f"{dataset}@{job.revision}"}
+    answer = {
+        "job_id": job.id,
+        "state": job.state.value,
+        "adapter": job.adapter,
+        "dataset": f"{dataset}@{job.revision}",
+    }
     return serialise.answer(answer, 202, {"location": f"/admin/jobs/{job.id}"})
 
 
@@ -94,7 +99,7 @@ async def cancel(job_id: str, service: Running, caller: MayTrain) -> Response:
     },
 )
 async def events(job_id: str, request: Request, service: Running, caller: MayRead) -> Response:
-    """What happens to a job, as server-sent events; ends with the job. Last-Event-ID resumes where a client left off."""
+    """What happens to a job, as server-sent events, until it ends. Last-Event-ID resumes where a client left off."""
     last = request.headers.get("last-event-id", "0")
     if not (last.isascii() and last.isdigit() and len(last) < 16):
         raise invalid("Last-Event-ID", "must be the id of an event")
@@ -111,7 +116,10 @@ async def _stream(service: Service, job_id: str, after: int) -> AsyncIterator[by
     silent = 0.0
     yield b"retry: 2000\n\n"
     while not service.draining:
-        found, finished = await service.blocking(read)
+        try:
+            found, finished = await service.blocking(read)
+        except Unavailable:  # the stream outlives an outage of the database
+            found, finished = [], False
         for event in found:
             after = event.id
             data = serialise.dump({"at": event.at, "job_id": job_id, **event.data})

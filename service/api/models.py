@@ -132,4 +132,3 @@ def _entry(name: str, created: datetime, parent: str | None, **more: Any) -> dic
         "parent": parent,
         **more,
     }
-

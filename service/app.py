@@ -1,0 +1,180 @@
+"""The composition root: what a service consists of, and the order in which a request meets it."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from typing import Any
+
+import structlog
+from fastapi import FastAPI
+from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from encoder.encoder import Encoder
+from monitoring.evaluate import MonitorSettings
+from monitoring.metrics import Metrics
+from service.api import adapters, alerts, datasets, drift, health, jobs, keys, models, vectors
+from service.auth import Keyring
+from service.cache import VectorCache
+from service.catalog import Catalog, Snapshot
+from service.edge import Edge
+from service.embedder import Embedder
+from service.errors import Problem, problem_of, validation_problem
+from service.limits import BodyLimit, LocalOnly
+from service.recorder import ServingRecorder
+from service.schemas import ProblemBody
+from service.settings import Settings
+from service.state import Service
+from service.supervise import Supervisor
+from service.version import VERSION
+from service.watch import Watch
+
+log = structlog.get_logger()
+
+DESCRIPTION = (
+    "Text embeddings specialised to your domain: served fast, watched for drift, refitted on demand. "
+    "The vector routes follow OpenAI's contract; every refusal is an RFC 9457 problem with OpenAI's `error` member."
+)
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build the service; its model is loaded in the background once the application starts.
+
+    Raises:
+        RegistryError: The registry cannot be opened.
+    """
+    service = build(settings)
+    app = FastAPI(
+        title="Driftline",
+        version=VERSION,
+        description=DESCRIPTION,
+        lifespan=_lifespan,
+        docs_url=None,  # the page would load scripts from elsewhere; the document is at /openapi.json
+        redoc_url=None,
+    )
+    app.state.service = service
+    app.state.probe = health.Probe()
+    for module in (vectors, models, health, datasets, jobs, adapters, drift, alerts, keys):
+        app.include_router(module.router)
+    app.add_exception_handler(HTTPException, _refused)
+    app.add_exception_handler(RequestValidationError, _invalid)
+    # The last one added is the first that a request meets.
+    app.add_middleware(vectors.HotPath)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, upload_limit=settings.max_upload_bytes)
+    app.add_middleware(LocalOnly, is_open=lambda: service.keyring.open, allowed=settings.allowed_hosts)
+    app.add_middleware(Edge, recorder=service.recorder)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    return app
+
+
+def build(settings: Settings) -> Service:
+    """The parts of a service, wired; no thread runs and no model is loaded yet."""
+    home = settings.home()
+    registry = home.registry()
+    metrics = Metrics()
+    recorder = ServingRecorder(metrics)
+    cache = VectorCache(settings.cache_bytes)
+    keyring = Keyring(loopback=settings.loopback)
+    keyring.load(registry)
+    monitoring = MonitorSettings(window=settings.drift_window, arl=settings.drift_arl)
+    watch = Watch(registry, metrics, monitoring, limit=settings.drift_queue)
+
+    def open_encoder(digest: str) -> Encoder:
+        return Encoder.open(
+            digest,
+            registry.fetch,
+            provider=settings.provider,
+            precision=settings.precision,
+            threads=settings.threads,
+        )
+
+    def make_embedder(encoder: Encoder) -> Embedder:
+        return Embedder(
+            encoder,
+            cache,
+            recorder,
+            batch_tokens=settings.max_batch_tokens,
+            queue_tokens=settings.queue_tokens,
+            max_request_tokens=settings.max_request_tokens,
+            deadline_seconds=settings.request_seconds,
+        )
+
+    def changed(before: Snapshot, snapshot: Snapshot) -> None:
+        recorder.catalog(before, snapshot, VERSION)
+        watch.follow({name: view.live for name, view in snapshot.adapters.items() if view.live is not None})
+
+    catalog = Catalog(
+        registry,
+        keyring,
+        open_encoder=open_encoder,
+        make_embedder=make_embedder,
+        pinned_versions=settings.pinned_versions,
+        on_change=changed,
+    )
+    return Service(settings, home, registry, keyring, cache, catalog, watch, metrics, recorder)
+
+
+@asynccontextmanager
+async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
+    service: Service = app.state.service
+    service.watch.start()
+    async with AsyncExitStack() as stack:
+        # Undone in reverse: first the worker, then the poll, then the runtime, the monitors (which store their state
+        # in the registry) and the registry itself.
+        stack.callback(service.registry.close)
+        stack.push_async_callback(asyncio.to_thread, service.watch.stop)
+        stack.push_async_callback(asyncio.to_thread, service.catalog.stop)
+        await stack.enter_async_context(_background(service.catalog.follow(service.settings.poll_seconds)))
+        if service.settings.worker:
+            supervisor = Supervisor(service.home)
+            await stack.enter_async_context(_background(supervisor.run()))
+            stack.push_async_callback(supervisor.stop)
+        log.info("service_started", version=VERSION, worker=service.settings.worker)
+        yield
+        service.draining = True
+    log.info("service_stopped")
+
+
+@asynccontextmanager
+async def _background(work: Any) -> AsyncIterator[None]:
+    """Run a coroutine beside the service and cancel it at the end."""
+    task = asyncio.create_task(work)
+    try:
+        yield
+    finally:
+        task.cancel()
+        with suppress(asyncio.CancelledError):
+            await task
+
+
+async def _refused(request: Request, error: Exception) -> Response:
+    problem = problem_of(error) or Problem(500, "The server failed.")
+    return problem.response()
+
+
+async def _invalid(request: Request, error: Exception) -> Response:
+    if not isinstance(error, RequestValidationError):
+        raise error
+    return validation_problem(error.errors()).response()
+
+
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    """The document FastAPI makes, with our one error shape in place of its own."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        schemas = document.setdefault("components", {}).setdefault("schemas", {})
+        problem = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
+        schemas.update(problem.pop("$defs"))
+        schemas["ProblemBody"] = problem
+        for name in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(name, None)
+        reference = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
+        for operations in document["paths"].values():
+            for operation in operations.values():
+                if "422" in operation["responses"]:
+                    operation["responses"]["422"] = {"description": "Invalid", "content": reference}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -1,0 +1,124 @@
+"""The choice of a provider: measured, honest about every candidate, and stopped by none that fails."""
+
+import time
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from encoder import runtime
+from encoder.errors import EncoderError, NoProvider
+from encoder.runtime import Precision, Provider, candidates, choose, open_session
+
+
+def small_model(operator="Cast"):
+    """Vectors (b, 2): the sum of ids and the sum of the mask, as floats; `Log` of 0 where it should not be finite."""
+    one = helper.make_tensor("axis", TensorProto.INT64, [1], [1])
+    nodes = [
+        helper.make_node("Cast", ["input_ids"], ["a"], to=TensorProto.FLOAT),
+        helper.make_node("Cast", ["attention_mask"], ["b"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceSum", ["a", "axis"], ["sa"]),
+        helper.make_node("ReduceSum", ["b", "axis"], ["sb"]),
+        helper.make_node("Concat", ["sa", "sb"], ["v"], axis=1),
+        helper.make_node("Log" if operator == "Log" else "Identity", ["v"], ["sentence_embedding"]),
+    ]
+    inputs = [helper.make_tensor_value_info(n, TensorProto.INT64, ["b", "t"]) for n in ("input_ids", "attention_mask")]
+    outputs = [helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["b", 2])]
+    graph = helper.make_graph(nodes, "g", inputs, outputs, initializer=[one])
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+
+
+FEEDS = [(np.array([[3, 4], [6, 6]], np.int64), np.ones((2, 2), np.int64)), (np.ones((1, 3), np.int64),) * 2]
+EXPECTED = np.array([[7, 2], [12, 2], [3, 3]], np.float32)
+
+
+def test_every_candidate_is_reported_and_one_is_chosen(open_encoder):
+    encoder = open_encoder()
+    assert [(m.provider, m.precision) for m in encoder.measurements] == candidates()
+    chosen = [m for m in encoder.measurements if m.chosen]
+    assert len(chosen) == 1
+    assert (chosen[0].provider, chosen[0].precision) == (encoder.session.provider, encoder.session.precision)
+    good = [m for m in encoder.measurements if m.error is None]
+    assert chosen[0].texts_per_second == max(m.texts_per_second for m in good) > 0
+    assert all(m.min_cosine >= 0.9999 for m in good)
+    assert encoder.self_check() >= 0.9999
+
+
+def test_a_start_is_quick(open_encoder):
+    """Processor time, because other work may share the machine; on two idle cores the wait is about half of it."""
+    start = time.process_time()
+    open_encoder()
+    assert time.process_time() - start < 6.0
+
+
+@pytest.mark.parametrize(("provider", "precision"), candidates())
+def test_each_provider_gives_the_vectors_of_the_reference(open_encoder, encoder, provider, precision):
+    texts = ["one", "two words", "a text of a few more words than the others", "x " * 200]
+    other = open_encoder(provider=provider, precision=precision)
+    assert [(m.provider, m.precision) for m in other.measurements] == [(provider, precision)]
+    wanted, found = encoder.encode(texts).vectors, other.encode(texts).vectors
+    assert (wanted * found).sum(axis=1).min() > 0.9999
+    # The tolerance promised for a text in other company, for each precision.
+    tolerance = 2e-3 if precision is Precision.BF16 else 1e-5
+    alone = np.concatenate([other.encode([text]).vectors for text in texts])
+    assert np.abs(other.run(other.tokenizer.encode(texts).ids) - alone).max() < tolerance
+
+
+def test_what_is_not_here_or_unknown_is_named():
+    with pytest.raises(NoProvider, match="'tpu' is not a known provider"):
+        choose(small_model(), FEEDS, EXPECTED, provider="tpu")
+    with pytest.raises(NoProvider, match="'int4' is not a known precision"):
+        choose(small_model(), FEEDS, EXPECTED, precision="int4")
+    with pytest.raises(NoProvider, match=r"cpu in precision bf16 is not on this machine, which has .*cpu/fp32"):
+        choose(small_model(), FEEDS, EXPECTED, provider="cpu", precision="bf16")
+    with pytest.raises(NoProvider, match="cpu does not compute in bf16"):
+        open_session(small_model(), "cpu", "bf16")
+    if (Provider.CUDA, Precision.FP32) not in candidates():
+        with pytest.raises(NoProvider, match="cuda"):
+            open_session(small_model(), "cuda", "fp32")
+
+
+def test_a_provider_that_fails_to_load_is_reported_and_another_serves(monkeypatch):
+    broken = runtime._OpenVino()
+    monkeypatch.setattr(broken, "_library", lambda: "/nonexistent/plugin.so")
+    monkeypatch.setattr(runtime, "_openvino", broken)
+    session, measured = choose(small_model(), FEEDS, EXPECTED)
+    assert session.provider is Provider.CPU
+    failed = [m for m in measured if m.provider is Provider.OPENVINO]
+    assert failed
+    assert all("openvino does not load" in m.error and not m.chosen and m.min_cosine is None for m in failed)
+    with pytest.raises(NoProvider, match="openvino"):
+        choose(small_model(), FEEDS, EXPECTED, provider="openvino")
+
+
+def test_without_the_plugin_it_is_no_candidate(monkeypatch):
+    absent = runtime._OpenVino()
+    monkeypatch.setattr(absent, "_library", lambda: None)
+    monkeypatch.setattr(runtime, "_openvino", absent)
+    assert all(provider is not Provider.OPENVINO for provider, _ in candidates())
+    with pytest.raises(NoProvider, match="not installed"):
+        open_session(small_model(), "openvino", "fp32")
+
+
+def test_deviating_vectors_put_a_provider_out():
+    with pytest.raises(NoProvider, match="vectors deviate"):
+        choose(small_model(), FEEDS, EXPECTED[::-1].copy(), provider="cpu")
+    with pytest.raises(NoProvider, match="deviate"):
+        choose(small_model(), FEEDS, EXPECTED[:2], provider="cpu")
+
+
+def test_values_that_are_not_finite_are_an_error():
+    session = open_session(small_model("Log"), "cpu", "fp32")
+    ids = np.zeros((1, 2), np.int64)
+    with pytest.raises(EncoderError, match="not finite"):
+        session.run(ids, ids)
+
+
+def test_bytes_that_are_no_model_are_no_crash():
+    with pytest.raises(NoProvider, match="does not load"):
+        open_session(b"not a model", "cpu", "fp32")
+
+
+def test_threads_are_set(open_encoder):
+    assert open_session(small_model(), "cpu", "fp32").threads == runtime.cores()
+    assert open_encoder(provider="cpu", threads=1).session.threads == 1

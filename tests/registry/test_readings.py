@@ -1,0 +1,62 @@
+"""Drift readings, and the alarm's life: begins, is acknowledged, begins again."""
+
+from collections.abc import Callable
+
+import pytest
+
+from registry import events, readings, versions
+from registry.errors import NotFound
+from registry.registry import Registry
+
+Publish = Callable[..., versions.Version]
+
+
+def test_readings_come_back_newest_first(stocked: Registry, publish: Publish) -> None:
+    publish(), publish()
+    with stocked.writing() as session:
+        for n in range(5):
+            readings.add(
+                session,
+                adapter="banking",
+                version=1 + n % 2,
+                window_n=256,
+                statistics={"novelty": n, "p": float("inf")},
+                cells=[n, 2, 0],
+                alarm=n == 4,
+            )
+    with stocked.reading() as session:
+        found = readings.latest(session, "banking", 3)
+        assert [(r.version, r.statistics, r.cells, r.alarm) for r in found] == [
+            (1, {"novelty": 4, "p": None}, [4, 2, 0], True),
+            (2, {"novelty": 3, "p": None}, [3, 2, 0], False),
+            (1, {"novelty": 2, "p": None}, [2, 2, 0], False),
+        ]
+        assert [r.version for r in readings.latest(session, "banking", version=2)] == [2, 2]
+        assert readings.latest(session, "\x00") == readings.latest(session, "other") == []
+
+
+def test_an_alarm_begins_is_acknowledged_and_begins_again(stocked: Registry, publish: Publish) -> None:
+    publish()
+    with stocked.writing() as session:
+        assert readings.get_state(session, "banking") is None
+        with pytest.raises(NotFound):
+            readings.acknowledge(session, "banking", by="someone")
+        versions.promote(session, "banking", 1, by="test")
+        calm = readings.put_state(session, "banking", 1, state={"n": 1}, alarm_active=False)
+        assert calm.alarm_since is None
+        began = readings.put_state(session, "banking", 1, state={"n": 2}, alarm_active=True)
+        still = readings.put_state(session, "banking", 1, state={"n": 3}, alarm_active=True)
+        assert began.alarm_since == still.alarm_since
+        seen = readings.acknowledge(session, "banking", by="someone")
+        assert (seen.alarm_active, seen.acknowledged_by, seen.state) == (False, "someone", {"n": 3})
+        assert readings.acknowledge(session, "banking", 1, by="another") == seen
+        again = readings.put_state(session, "banking", 1, state={}, alarm_active=True)
+        assert again.acknowledged_by is None
+        assert again.alarm_since is not None
+        assert seen.acknowledged_at is not None
+        assert again.alarm_since >= seen.acknowledged_at
+        readings.put_state(session, "banking", 1, state={}, alarm_active=False)
+    with stocked.reading() as session:
+        assert readings.get_state(session, "banking") == readings.get_state(session, "banking", 1)
+        told = [event.kind for event in events.since(session, 0) if event.kind.startswith("drift.")]
+    assert told == ["drift.alarm_began", "drift.acknowledged", "drift.alarm_began", "drift.alarm_ended"]

@@ -1,0 +1,134 @@
+"""Near-duplicates and splits: clusters stay whole, labels are spread, and nothing grows without bound."""
+
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from registry.near import near_duplicate_groups, near_duplicates
+from registry.row import Row
+from registry.rows import parse
+from registry.splits import split, split_with
+
+
+def _together(groups: np.ndarray, *members: int) -> bool:
+    return len({int(groups[member]) for member in members}) == 1
+
+
+def test_near_duplicates_are_what_a_reader_would_call_so() -> None:
+    texts = [
+        "My card has still not arrived, what can I do about it?",  # 0
+        "my card has STILL not arrived - what can i do about it",  # 0
+        "My card has still not arrived, what can I do about this?",  # 0
+        "My card has been stolen, what can I do about it?",  # 3
+        "Where can I change my PIN?",  # 4
+        "Where can I change the PIN?",  # other words: kept apart
+        "?!",
+        "...",
+        "我的卡还没有到",
+        "我的卡还没有到!",
+        "",
+    ]
+    groups = near_duplicate_groups(texts)
+    assert groups.dtype == np.int64
+    assert _together(groups, 0, 1, 2)
+    assert _together(groups, 8, 9)
+    assert len(set(groups.tolist())) == len(texts) - 3
+    assert groups[0] == 0
+    assert near_duplicate_groups([]).shape == (0,)
+
+
+def test_a_chain_of_small_changes_does_not_tie_everything_together() -> None:
+    # Each text resembles the next; the first and the last share not a word.
+    words = [f"word{number:03d}" for number in range(420)]
+    chain = [" ".join(words[at : at + 20]) for at in range(400)]
+    whole = near_duplicates(chain, largest=10_000)
+    assert np.bincount(whole.groups).max() == 400
+    parted = near_duplicates(chain, largest=20)
+    sizes = np.bincount(parted.groups)
+    assert sizes.max() <= 20
+    # Parted where it must be, and no further.
+    assert np.median(sizes) >= 5
+    rows = [Row(text, "ab"[at % 2]) for at, text in enumerate(chain)]
+    splits = split(rows)
+    assert min(len(splits.fit), len(splits.select), len(splits.gate)) > 30
+
+
+def test_boilerplate_costs_no_quadratic_time() -> None:
+    texts = [f"Please reset the password of account number {at}, it is urgent" for at in range(4_000)]
+    began = time.process_time()
+    near = near_duplicates(texts)
+    assert time.process_time() - began < 10
+    assert np.bincount(near.groups).max() <= 40
+
+
+def test_banking77_is_grouped_in_seconds_and_split_by_label(shared_data: Path) -> None:
+    parsed = parse((shared_data / "banking77" / "train.csv").read_bytes(), "csv")
+    rows = parsed.rows
+    began = time.process_time()
+    groups = near_duplicate_groups([row.subject for row in rows])
+    assert time.process_time() - began < 5
+    assert np.bincount(groups).max() < 20
+    splits = split_with(rows, groups)
+    sizes = np.array([len(splits.fit), len(splits.select), len(splits.gate)])
+    assert sizes.sum() == len(rows) == 10_003
+    assert np.abs(sizes / len(rows) - [0.70, 0.15, 0.15]).max() < 0.01
+    for part in (splits.fit, splits.select, splits.gate):
+        assert {rows[at].label for at in part} == {row.label for row in rows}
+    places = splits.places(len(rows))
+    assert all(len(set(places[groups == group])) == 1 for group in np.flatnonzero(np.bincount(groups) > 1))
+    assert parsed.report["splits"]["near_duplicates_between"]["count"] == 0
+    assert parsed.report["conflicts"]["count"] == 1
+
+
+_TEXTS = [f"a quite different sentence about topic {name}" for name in ("ships", "law", "tea", "rain", "dogs", "art")]
+_rows = st.lists(
+    st.builds(
+        lambda text, bang, label, group: Row(text + bang, label, group),
+        st.sampled_from(_TEXTS) | st.text("abcdefgh ", min_size=1, max_size=20),
+        st.sampled_from(["", "!", " ?"]),
+        st.sampled_from(["one", "two", "three", None]),
+        st.sampled_from([None, None, None, "g1", "g2"]),
+    ),
+    min_size=1,
+    max_size=60,
+)
+
+
+@settings(max_examples=80, deadline=None)
+@given(_rows, st.integers(0, 5))
+def test_every_split_is_a_partition_that_parts_no_cluster(rows: list[Row], seed: int) -> None:
+    splits = split(rows, seed=seed)
+    parts = (splits.fit, splits.select, splits.gate)
+    assert np.array_equal(np.sort(np.concatenate(parts)), np.arange(len(rows)))
+    assert all(part.dtype == np.int64 and np.array_equal(part, np.sort(part)) for part in parts)
+    again = split(rows, seed=seed)
+    assert all(np.array_equal(a, b) for a, b in zip(parts, (again.fit, again.select, again.gate), strict=True))
+    places = splits.places(len(rows))
+    near = near_duplicate_groups([row.subject for row in rows])
+    for group in set(near.tolist()):
+        assert len(set(places[near == group])) == 1
+    for name in ("g1", "g2"):
+        assert len({places[at] for at, row in enumerate(rows) if row.group == name}) <= 1
+    assert len(splits.fit)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(0, 3))
+def test_a_label_with_three_clusters_is_in_every_part(counts: list[int], seed: int) -> None:
+    rows = [
+        Row(f"{label} {at} {hash((label, at))}", f"label {label}") for label, n in enumerate(counts) for at in range(n)
+    ]
+    places = split_with(rows, np.arange(len(rows), dtype=np.int64), seed=seed).places(len(rows))
+    for label, count in enumerate(counts):
+        found = {int(places[at]) for at, row in enumerate(rows) if row.label == f"label {label}"}
+        assert found == {1: {0}, 2: {0, 2}}.get(count, {0, 1, 2})
+
+
+@pytest.mark.parametrize("shares", [(0.5, 0.5, 0.0), (0.5, 0.2, 0.2), (1.2, -0.1, -0.1)])
+def test_shares_that_make_no_sense_are_refused(shares: tuple[float, float, float]) -> None:
+    with pytest.raises(ValueError):
+        split([Row("a", "b")], shares=shares)

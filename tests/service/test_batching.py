@@ -1,0 +1,201 @@
+"""The batcher with a runtime that is plain arithmetic: what it joins, cuts, skips, refuses and isolates."""
+
+import asyncio
+import threading
+import time
+
+import numpy as np
+import pytest
+
+from service.batching import Batcher, Flight
+from service.errors import Overloaded
+
+
+class Arithmetic:
+    """A runtime whose vector of a text is (sum of its ids, length); `gate` holds it up, id 666 poisons a batch."""
+
+    def __init__(self):
+        self.batches = []
+        self.gate = threading.Event()
+        self.gate.set()
+
+    def prepare(self, ids):
+        return ids
+
+    def forward(self, ids):
+        self.gate.wait(5)
+        self.batches.append([len(row) for row in ids])
+        if any(666 in row for row in ids):
+            raise RuntimeError("poison")
+        return np.array([[sum(row), len(row)] for row in ids], dtype=np.float32)
+
+
+class Notes:
+    def __init__(self):
+        self.seen = []
+
+    def batch(self, **values):
+        self.seen.append(values)
+
+
+class Bench:
+    """A batcher whose deliveries are collected."""
+
+    def __init__(self, **options):
+        self.runtime, self.notes, self.results = Arithmetic(), Notes(), {}
+        self.batcher = Batcher(
+            self.runtime, self.deliver, self.notes, **{"batch_tokens": 64, "queue_tokens": 10_000, **options}
+        )
+        self.batcher.start()
+
+    def deliver(self, flights, vectors):
+        for flight, vector in zip(flights, vectors, strict=True):
+            self.results[flight.key] = vector
+
+    def submit(self, *ids, prefix=""):
+        flights = [Flight(f"{prefix}{n}".encode(), list(row), False) for n, row in enumerate(ids)]
+        self.batcher.submit(flights)
+        return flights
+
+    async def until(self, count):
+        async with asyncio.timeout(10):
+            while len(self.results) < count:
+                await asyncio.sleep(0.002)
+
+
+@pytest.fixture
+async def bench():
+    made = []
+
+    def make(**options):
+        made.append(Bench(**options))
+        return made[-1]
+
+    yield make
+    for one in made:
+        one.runtime.gate.set()
+        one.batcher.stop()
+
+
+async def hold(bench):
+    """Occupy the runtime with one text, so that what follows has to wait."""
+    bench.runtime.gate.clear()
+    bench.submit([1], prefix="held")
+    async with asyncio.timeout(5):
+        while bench.batcher._lines:
+            await asyncio.sleep(0.001)
+
+
+async def test_what_waits_is_taken_together_without_a_timer(bench):
+    b = bench()
+    await hold(b)
+    for n in range(5):
+        b.submit([n, n], prefix=f"r{n}-")
+    b.runtime.gate.set()
+    await b.until(6)
+    assert b.runtime.batches == [[1], [2, 2, 2, 2, 2]]
+
+
+async def test_a_lone_text_does_not_wait(bench):
+    b = bench()
+    started = time.perf_counter()
+    b.submit([1, 2, 3])
+    await b.until(1)
+    assert time.perf_counter() - started < 0.5
+    assert b.results[b"0"].tolist() == [6, 3]
+
+
+async def test_batches_are_sorted_and_keep_the_padded_budget(bench):
+    b = bench(batch_tokens=20)
+    await hold(b)
+    lengths = [9, 2, 7, 1, 3, 2, 8, 1, 30, 2, 6]
+    b.submit(*[[n] * length for n, length in enumerate(lengths)])
+    b.runtime.gate.set()
+    await b.until(len(lengths) + 1)
+    for batch in b.runtime.batches:
+        assert batch == sorted(batch)
+        assert max(batch) * len(batch) <= 20 or len(batch) == 1
+    assert all(b.results[str(n).encode()].tolist() == [n * length, length] for n, length in enumerate(lengths))
+
+
+async def test_only_the_poisonous_text_fails(bench):
+    b = bench()
+    await hold(b)
+    b.submit([1], [666], [3], [4, 4])
+    b.runtime.gate.set()
+    await b.until(5)
+    assert b.results[b"1"] is None
+    assert [b.results[k].tolist() for k in (b"0", b"2", b"3")] == [[1, 1], [3, 1], [8, 2]]
+    b.submit([7], prefix="after")
+    await b.until(6)
+    assert b.results[b"after0"].tolist() == [7, 1]
+
+
+async def test_texts_nobody_waits_for_are_skipped_and_counted(bench):
+    b = bench()
+    await hold(b)
+    flights = b.submit([1, 1], [2, 2], [3, 3])
+    flights[0].dead = flights[2].dead = True
+    b.runtime.gate.set()
+    await b.until(2)
+    assert b.runtime.batches[-1] == [2]
+    assert b.batcher.skipped_texts == 2
+    assert b.batcher.waiting_tokens == 0
+
+
+async def test_a_full_queue_refuses_and_says_when_to_come_back(bench):
+    b = bench(queue_tokens=100)
+    await hold(b)
+    b.submit([1] * 90)
+    with pytest.raises(Overloaded) as refused:
+        b.submit([1] * 20, prefix="more")
+    assert refused.value.retry_after > 0
+    b.runtime.gate.set()
+    await b.until(2)
+    b.submit([1] * 500, prefix="large")  # larger than the queue: an empty one takes it, or it could never be served
+    await b.until(3)
+
+
+async def test_a_small_request_does_not_wait_for_the_whole_of_a_large_one(bench):
+    b = bench(batch_tokens=32)
+    await hold(b)
+    b.submit(*[[1, 1]] * 400, prefix="large")
+    b.submit([5, 5], prefix="small")
+    b.runtime.gate.set()
+    await b.until(402)
+    assert list(b.results).index(b"small0") < 50
+
+
+async def test_the_next_batch_is_prepared_while_one_runs(bench):
+    b = bench(batch_tokens=8)
+    await hold(b)
+    b.submit(*[[n, n] for n in range(8)])
+    async with asyncio.timeout(5):
+        while not b.batcher._ready or any(batch.feeds is None for batch in b.batcher._ready):
+            await asyncio.sleep(0.001)
+    assert not b.runtime.batches
+    b.runtime.gate.set()
+    await b.until(9)
+
+
+async def test_alive_follows_the_runtime_thread(bench):
+    b = bench()
+    assert b.batcher.alive(5)
+    await hold(b)
+    await asyncio.sleep(0.06)
+    assert not b.batcher.alive(0.05)
+    b.runtime.gate.set()
+    await b.until(1)
+    b.batcher.stop()
+    assert not b.batcher.alive(60)
+
+
+async def test_batches_are_told_with_their_padding(bench):
+    b = bench()
+    await hold(b)
+    b.submit([1], [2, 2, 2])
+    b.runtime.gate.set()
+    await b.until(3)
+    last = b.notes.seen[-1]
+    assert (last["texts"], last["tokens"], last["padded"]) == (2, 4, 6)
+    assert last["waited"] >= 0

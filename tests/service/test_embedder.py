@@ -1,0 +1,211 @@
+"""From texts to base vectors with the real backbone: sharing, order, leaving, limits."""
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from encoder.errors import EmptyText, TextTooLong
+from monitoring.metrics import Metrics
+from service.cache import VectorCache
+from service.embedder import Embedder
+from service.errors import ClientGone, EncodeFailed, Overloaded, Problem
+from service.recorder import ServingRecorder
+
+LONG = "word " * 400
+
+
+@pytest.fixture
+async def make(exact_encoder):
+    made = []
+
+    def build(**options):
+        defaults = {
+            "batch_tokens": 4096,
+            "queue_tokens": 100_000,
+            "max_request_tokens": 100_000,
+            "deadline_seconds": 30,
+        }
+        cache = VectorCache(options.pop("cache_bytes", 2**26))
+        embedder = Embedder(exact_encoder, cache, ServingRecorder(Metrics()), **{**defaults, **options})
+        embedder.start()
+        made.append(embedder)
+        return embedder
+
+    yield build
+    for embedder in made:
+        embedder.stop()
+
+
+class Slow:
+    """Holds the real session until `go` is called."""
+
+    def __init__(self, embedder):
+        import threading
+
+        self.event = threading.Event()
+        self.runs = []
+        runtime = embedder.batcher._runtime
+        forward = runtime.forward
+
+        def held(feeds):
+            self.event.wait(10)
+            self.runs.append(len(feeds[0]))
+            return forward(feeds)
+
+        runtime.forward = held
+
+    def go(self):
+        self.event.set()
+
+
+async def test_vectors_come_in_order_whatever_the_batch(make, exact_encoder):
+    texts = [f"{'word ' * (n * 7 % 60)}number {n}" for n in range(200)]
+    embedded = await make(batch_tokens=512).embed(texts, truncate=False)
+    expected = exact_encoder.encode(texts)
+    assert np.abs(embedded.vectors - expected.vectors).max() < 1e-5
+    assert embedded.tokens == sum(expected.counts)
+
+
+async def test_one_by_one_in_a_batch_and_from_the_cache_are_one_vector(make):
+    embedder = make()
+    alone = (await embedder.embed(["the card was declined"], truncate=False)).vectors[0]
+    fresh = make()
+    mixed = (await fresh.embed(["long " * 200, "the card was declined", "x"], truncate=False)).vectors[1]
+    cached = await fresh.embed(["the card was declined"], truncate=False)
+    assert np.abs(alone - mixed).max() < 1e-5
+    assert np.array_equal(cached.vectors[0], mixed)
+    assert cached.cached == 1
+
+
+async def test_identical_texts_in_flight_are_computed_once(make):
+    embedder = make()
+    slow = Slow(embedder)
+    requests = [asyncio.create_task(embedder.embed(["same", "same", f"own {n}"], truncate=False)) for n in range(6)]
+    await asyncio.sleep(0.05)
+    slow.go()
+    results = await asyncio.gather(*requests)
+    assert sum(slow.runs) == 7
+    assert all(np.array_equal(r.vectors[0], results[0].vectors[0]) for r in results)
+    assert all(np.array_equal(r.vectors[0], r.vectors[1]) for r in results)
+    assert {r.tokens for r in results} == {3 + 3 + 4}
+
+
+async def test_a_caller_who_left_is_skipped_and_others_still_get_the_text(make):
+    embedder = make()
+    slow = Slow(embedder)
+    first = asyncio.create_task(embedder.embed(["first"], truncate=False))
+    await asyncio.sleep(0.05)  # the runtime is busy with it
+
+    async def gone():
+        return True
+
+    leaving = asyncio.create_task(embedder.embed(["shared", "mine alone"], truncate=False, gone=gone))
+    staying = asyncio.create_task(embedder.embed(["shared"], truncate=False))
+    with pytest.raises(ClientGone):
+        await leaving
+    slow.go()
+    assert (await staying).vectors.shape == (1, 384)
+    await first
+    assert sum(slow.runs) == 2
+    assert embedder.batcher.skipped_texts == 1
+    assert not embedder._flights
+    again = await embedder.embed(["mine alone"], truncate=False)
+    assert again.cached == 0
+
+
+async def test_a_cancelled_request_leaves_nothing_behind(make):
+    embedder = make()
+    slow = Slow(embedder)
+    task = asyncio.create_task(embedder.embed(["one", "two"], truncate=False))
+    await asyncio.sleep(0.05)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not embedder._flights
+    slow.go()
+
+
+async def test_refused_texts_name_their_place_in_the_request(make):
+    embedder = make()
+    await embedder.embed(["known"], truncate=False)
+    with pytest.raises(TextTooLong) as refused:
+        await embedder.embed(["known", "new", LONG], truncate=False)
+    assert refused.value.index == 2
+    assert refused.value.limit == 256
+    with pytest.raises(EmptyText) as empty:
+        await embedder.embed(["known", " \n"], truncate=False)
+    assert empty.value.index == 1
+    assert not embedder._flights
+    assert embedder.batcher.waiting_tokens == 0
+
+
+async def test_a_cut_text_in_cache_or_flight_is_still_refused_to_who_did_not_ask(make):
+    embedder = make()
+    slow = Slow(embedder)
+    cutting = asyncio.create_task(embedder.embed([LONG], truncate=True))
+    await asyncio.sleep(0.05)
+    with pytest.raises(TextTooLong):
+        await embedder.embed([LONG], truncate=False)
+    slow.go()
+    cut = await cutting
+    assert (cut.truncated, cut.tokens) == (1, 256)
+    with pytest.raises(TextTooLong):
+        await embedder.embed([LONG], truncate=False)
+    assert (await embedder.embed([LONG], truncate=True)).cached == 1
+
+
+async def test_limits_of_tokens_queue_and_time(make):
+    with pytest.raises(Problem) as too_many:
+        await make(max_request_tokens=20).embed(["a few words here"] * 5, truncate=False)
+    assert too_many.value.status == 413
+    embedder = make(queue_tokens=10, deadline_seconds=0.3)
+    slow = Slow(embedder)
+    waiting = asyncio.create_task(embedder.embed(["this one waits"], truncate=False))
+    await asyncio.sleep(0.05)
+    with pytest.raises(Overloaded):
+        await embedder.embed(["this one is far too many tokens"], truncate=False)
+    with pytest.raises(Problem) as late:
+        await waiting
+    assert late.value.status == 504
+    assert not embedder._flights
+    slow.go()
+
+
+async def test_large_requests_are_tokenised_beside_the_loop(make):
+    embedder = make()
+    texts = [f"text number {n} with a few more words to make it long enough" for n in range(300)]
+    ticks = 0
+
+    async def count():
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.002)
+
+    counter = asyncio.create_task(count())
+    both = await asyncio.gather(embedder.embed(texts, truncate=False), embedder.embed(texts, truncate=False))
+    counter.cancel()
+    assert np.array_equal(both[0].vectors, both[1].vectors)
+    assert ticks > 10
+    assert embedder.cache.misses + embedder.cache.hits == 600
+
+
+async def test_a_text_that_cannot_be_computed_fails_alone(make):
+    embedder = make()
+    runtime = embedder.batcher._runtime
+    forward = runtime.forward
+    poison = embedder.encoder.tokenizer.encode(["zebra"]).ids[0][1]
+
+    def fails(feeds):
+        if (feeds[0] == poison).any():
+            raise RuntimeError("out of memory")
+        return forward(feeds)
+
+    runtime.forward = fails
+    good = asyncio.create_task(embedder.embed(["fine", "also fine"], truncate=False))
+    bad = asyncio.create_task(embedder.embed(["fine too", "a zebra"], truncate=False))
+    assert (await good).vectors.shape == (2, 384)
+    with pytest.raises(EncodeFailed) as failed:
+        await bad
+    assert failed.value.index == 1

@@ -31,9 +31,7 @@ from training.crash import VARIABLE
 from training.retrain import NAMES
 
 POINTS = tuple(
-    point
-    for name in NAMES
-    for point in (f"{name}.before", *(["fit.during"] if name == "fit" else []), f"{name}.after")
+    point for name in NAMES for point in (f"{name}.before", *(["fit.during"] if name == "fit" else []), f"{name}.after")
 )
 DATASET = "kill-table"
 # Small on purpose: what is tried here is dying, not learning.

@@ -14,6 +14,7 @@ from encoder.errors import EncoderError
 from registry.errors import DatasetRefused, RegistryError
 from registry.home import Home
 from registry.registry import Registry
+from training.errors import TrainingError
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -67,7 +68,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
             for problem in error.problems[:20]:
                 errors.print(f"  {problem}", markup=False, soft_wrap=True)
             raise fail(str(error)) from None
-        except (RegistryError, EncoderError) as error:
+        except (RegistryError, EncoderError, TrainingError) as error:
             raise fail(str(error)) from None
 
     return run

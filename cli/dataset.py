@@ -21,9 +21,8 @@ def add(
     as_json: AsJson = False,
 ) -> None:
     """Check a file row by row and store it as an immutable revision; nothing is stored when a row is bad."""
-    from registry.rows import sniff_format
-
     from registry import datasets
+    from registry.rows import sniff_format
 
     chosen = format_ or sniff_format(file.name)
     if chosen not in ("csv", "jsonl"):

@@ -26,17 +26,17 @@ def retrain(
     as_json: AsJson = False,
 ) -> None:
     """Queue a refit of an adapter on a dataset; the gate decides whether the result goes live."""
-    from training.request import request_retrain
-
-    from registry import jobs
     from registry.names import parse_model
+    from registry.requests import request_retrain
     from training.recipe import Recipe
 
     name, revision = parse_model(dataset)
     chosen = Recipe.from_file(recipe) if recipe else Recipe()
     with opened(data_dir) as (home, registry):
         with registry.writing() as session:
-            job = request_retrain(session, adapter=adapter, dataset=name, revision=revision, recipe=chosen, by="cli")
+            job = request_retrain(
+                session, adapter=adapter, dataset=name, revision=revision, recipe=chosen.to_dict(), by="cli"
+            )
         if not wait:
             if as_json:
                 print_json(job_json(job))
@@ -45,9 +45,6 @@ def retrain(
             return
         with worker_if_none(home):
             job = follow(registry, job.id, quiet=as_json)
-        if job.state == "failed":
-            with registry.reading() as session:
-                job = jobs.get(session, job.id)
     if as_json:
         print_json(job_json(job))
     else:
@@ -64,8 +61,12 @@ def worker_if_none(home: Home) -> Iterator[None]:
     if held(home.worker_lock):
         yield
         return
-    errors.print("No worker is running for this data directory; one runs until this job is done.", style="dim")
-    process = subprocess.Popen([*worker_command(home.data_dir), "--leash"], stdin=subprocess.PIPE)
+    log_path = home.data_dir / "worker.log"
+    errors.print(f"No worker is running for this data directory; one runs until this job is done (log: {log_path}).")
+    with log_path.open("ab") as log:
+        process = subprocess.Popen(
+            [*worker_command(home.data_dir), "--leash"], stdin=subprocess.PIPE, stdout=log, stderr=log
+        )
     try:
         yield
     finally:

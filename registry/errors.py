@@ -14,8 +14,6 @@
 No message repeats a caller's text: row numbers, field names, limits, checked names and digests only.
 """
 
-# ruff: noqa: N818 - these names are read in `except` and `raise`, where a suffix adds nothing
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

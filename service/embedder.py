@@ -23,7 +23,7 @@ from service.recorder import ServingRecorder
 
 # Texts up to this many characters together are tokenised in place: about 0.3 ms, less than handing them to a thread
 # and back costs a loaded event loop. More go to a thread.
-INLINE_CHARACTERS = 2_000
+INLINE_CHARACTERS = 500
 # How often a waiting request looks whether its caller is still there.
 PRESENCE_SECONDS = 0.2
 

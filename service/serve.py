@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import errno
+import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -35,6 +36,9 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] | None = None
         RegistryError: The registry cannot be opened.
     """
     logs.configure(settings)
+    # One text is tokenised in 40 us in place; handing it to the library's thread pool doubles that under load, and the
+    # runtime needs those cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     app = create_app(settings)
     service: Service = app.state.service
     try:
@@ -49,6 +53,7 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] | None = None
         log_level="warning",
         access_log=False,
         server_header=False,
+        proxy_headers=False,
         timeout_graceful_shutdown=settings.shutdown_seconds,
         timeout_keep_alive=75,  # longer than most proxies keep theirs, so that they never write to a closed one
         backlog=2048,

@@ -25,8 +25,8 @@ def _exported_home() -> Path:
     """A home with the default backbone exported, kept between runs and made anew when its makers change."""
     from training.export import import_backbone
 
-    files = ("training/export.py", "training/sources.py", "training/parity.py", "encoder/manifest.py", "registry/tables.py")
-    code = b"".join((ROOT / file).read_bytes() for file in files)
+    makers = ("training/export.py", "training/sources.py", "training/parity.py", "encoder/manifest.py")
+    code = b"".join((ROOT / file).read_bytes() for file in (*makers, "registry/tables.py"))
     versions = "".join(importlib.metadata.version(p) for p in ("torch", "transformers", "onnxscript", "onnxruntime"))
     key = hashlib.sha256(code + versions.encode()).hexdigest()[:16]
     folder = ROOT / ".cache" / f"backbone-{key}"

@@ -10,6 +10,8 @@ from typing import Any
 
 import tokenizers
 
+from training.errors import TrainingError
+
 PACKAGED_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 PACKAGED_NAME = "all-MiniLM-L6-v2"
 POOLINGS = {"mean": "mean", "cls": "cls", "max": "max"}
@@ -26,7 +28,7 @@ _OLD_POOLING = {
 }
 
 
-class ExportRefused(Exception):
+class ExportRefused(TrainingError):
     """A backbone cannot be imported; nothing was published. The message names the part at fault."""
 
 

@@ -12,7 +12,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -90,10 +90,7 @@ class Publisher:
     registry: Registry
     encoder: Encoder
     backbone: str
-    base: np.ndarray = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.base = self.encoder.encode(TOPICAL).vectors
+    base: np.ndarray
 
     def head(self, version: Version) -> Head:
         return Head.open(version.digest, self.registry.fetch)
@@ -167,15 +164,16 @@ def exact_encoder(exported_backbone: Path) -> Encoder:
     return encoder
 
 
-def publisher_of(home: Home, encoder: Encoder) -> Publisher:
-    registry = home.registry()
-    return Publisher(registry, encoder, encoder.digest)
+@pytest.fixture(scope="session")
+def topical(exact_encoder: Encoder) -> np.ndarray:
+    """Base vectors of the texts that references are built from."""
+    return exact_encoder.encode(TOPICAL).vectors
 
 
 @pytest.fixture
-def publish(backbone_home: Home, exact_encoder: Encoder) -> Iterator[Publisher]:
+def publish(backbone_home: Home, exact_encoder: Encoder, topical: np.ndarray) -> Iterator[Publisher]:
     """Publishes into the test's own home."""
-    publisher = publisher_of(backbone_home, exact_encoder)
+    publisher = Publisher(backbone_home.registry(), exact_encoder, exact_encoder.digest, topical)
     yield publisher
     publisher.registry.close()
 
@@ -188,38 +186,39 @@ def wait_ready(get: Callable[[str], Any], seconds: float = 60) -> None:
 
 
 @contextlib.contextmanager
-def client_of(home: Home, **settings: Any) -> Iterator[TestClient]:
-    """A service over a home, in this process."""
+def client_of(home: Home, encoder: Encoder, **settings: Any) -> Iterator[TestClient]:
+    """A service over a home, in this process. It is given the session's encoder, which is the one it would load."""
     app = create_app(Settings(data_dir=home.data_dir, **{**EXACT, "poll_seconds": 0.05, **settings}))
+    app.state.service.catalog._open_encoder = lambda digest: encoder
     with TestClient(app, base_url="http://127.0.0.1") as client:
         wait_ready(client.get)
         yield client
 
 
 @pytest.fixture
-def serving() -> Callable[..., contextlib.AbstractContextManager[TestClient]]:
-    return client_of
+def serving(exact_encoder: Encoder) -> Callable[..., contextlib.AbstractContextManager[TestClient]]:
+    return lambda home, **settings: client_of(home, exact_encoder, **settings)
 
 
 @pytest.fixture
-def client(backbone_home: Home) -> Iterator[TestClient]:
+def client(backbone_home: Home, exact_encoder: Encoder) -> Iterator[TestClient]:
     """A service over a fresh home, for tests that change it."""
-    with client_of(backbone_home) as client:
+    with client_of(backbone_home, exact_encoder) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def shared(
-    exported_backbone: Path, exact_encoder: Encoder, tmp_path_factory: pytest.TempPathFactory
+    exported_backbone: Path, exact_encoder: Encoder, topical: np.ndarray, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[TestClient]:
     """A service with the adapter `support` (versions 1 and 2, 2 live), for tests that only read."""
     folder = tmp_path_factory.mktemp("service") / "home"
     shutil.copytree(exported_backbone, folder)
     home = Home.at(folder)
-    publisher = publisher_of(home, exact_encoder)
+    publisher = Publisher(home.registry(), exact_encoder, exact_encoder.digest, topical)
     publisher("support", 1)
     publisher("support", 2)
-    with client_of(home) as client:
+    with client_of(home, exact_encoder) as client:
         client.heads = {n: publisher.head(v) for n, v in ((v.number, v) for v in history(publisher, "support"))}
         yield client
     publisher.registry.close()

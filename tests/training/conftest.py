@@ -1,7 +1,7 @@
 """Shared by the training tests: small labelled data of real sentences, and problems made of random vectors."""
 
-import io
 import csv
+import io
 from collections.abc import Callable
 from pathlib import Path
 

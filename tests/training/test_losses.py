@@ -95,9 +95,7 @@ def plain_info_nce(
 def test_info_nce_is_its_formula_with_repeats_masked(ids: tuple[list[int], list[int], list[int]]) -> None:
     a, p, n = unit(4, 6, 3), unit(4, 6, 4), unit(2, 6, 5)
     tensors = [torch.tensor(i) for i in ids]
-    got = info_nce(
-        a, p, 0.2, anchor_ids=tensors[0], positive_ids=tensors[1], negatives=n, negative_ids=tensors[2]
-    )
+    got = info_nce(a, p, 0.2, anchor_ids=tensors[0], positive_ids=tensors[1], negatives=n, negative_ids=tensors[2])
     assert float(got) == pytest.approx(plain_info_nce(a, p, n, ids, 0.2), rel=1e-10)
 
 

@@ -119,8 +119,9 @@ def study(
     effects = [r.statistic("occupancy").effect for r in quiet]
     significant = sum(r.statistic("occupancy").significant for r in quiet)
     print(
-        f"  shuffled test, {WINDOWS} windows: alarms {rate(sum(r.alarm for r in quiet), WINDOWS)}; mix shift "
-        f"significant in {rate(significant, WINDOWS)}, its size 99 %: {np.quantile(effects, 0.99):.3f}, most: {max(effects):.3f}"
+        f"  shuffled test, {WINDOWS} windows: alarms {rate(sum(r.alarm for r in quiet), WINDOWS)}; "
+        f"mix shift significant in {rate(significant, WINDOWS)}, "
+        f"its size 99 %: {np.quantile(effects, 0.99):.3f}, most: {max(effects):.3f}"
     )
     for share in (0.05, 0.10, 0.20):
         found = delays(reference, settings, partial(mixed, test, foreign, share, n, rng))

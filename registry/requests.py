@@ -5,9 +5,10 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
-from registry import backbones, datasets, jobs, versions
-from registry.errors import Conflict, NotFound
+from registry import backbones, datasets, jobs
+from registry.errors import Conflict
 from registry.jobs import Job
+from registry.names import valid_name
 from registry.row import RowKind
 
 
@@ -21,7 +22,7 @@ def request_retrain(
     revision: int | None = None,
     reason: str | None = None,
 ) -> Job:
-    """Queue a refit of `adapter` on a dataset (its newest revision by default); new adapters get the default backbone.
+    """Queue a refit of `adapter` on a dataset (its newest revision by default); the job makes an adapter that is new.
 
     Args:
         recipe: A validated recipe as plain values.
@@ -29,31 +30,25 @@ def request_retrain(
 
     Raises:
         NotFound: The dataset or its revision does not exist.
-        Conflict: No backbone is imported, or the dataset has neither labels nor pairs.
+        Conflict: No backbone is imported, the name is a backbone's, or the dataset has neither labels nor pairs.
         JobWaiting: A job of this adapter waits already.
         InvalidName: The adapter's name is not allowed.
     """
+    valid_name(adapter)
     found = datasets.get(session, dataset, revision)
-    if found.kind == RowKind.UNLABELLED:
+    if found.kind is RowKind.UNLABELLED:
         raise Conflict("the dataset has neither labels nor pairs, so nothing can be fitted on it")
-    backbone = backbones.default(session)
-    if backbone is None:
+    imported = backbones.all(session)
+    if not imported:
         raise Conflict("no backbone is imported; run: driftline backbone import")
-    versions.ensure_adapter(session, adapter, _backbone_of(session, adapter) or backbone.digest, by=by)
+    if any(backbone.name.lower() == adapter for backbone in imported):
+        raise Conflict(f"the name {adapter} belongs to a backbone")
     return jobs.enqueue(
         session,
         adapter=adapter,
         dataset=found.name,
         revision=found.revision,
-        recipe=dict(recipe),
+        recipe=recipe,
         requested_by=by,
         reason=reason,
     )
-
-
-def _backbone_of(session: Session, adapter: str) -> str | None:
-    """Digest of the backbone an existing adapter is bound to."""
-    try:
-        return versions.get_adapter(session, adapter).backbone
-    except NotFound:
-        return None

@@ -16,10 +16,11 @@ from starlette.responses import Response
 from encoder.encoder import Encoder
 from monitoring.evaluate import MonitorSettings
 from monitoring.metrics import Metrics
+from registry.errors import RegistryError
 from service.api import adapters, alerts, datasets, drift, health, jobs, keys, models, vectors
 from service.auth import Keyring
 from service.cache import VectorCache
-from service.catalog import Catalog, Snapshot
+from service.catalog import Catalog
 from service.edge import Edge
 from service.embedder import Embedder
 from service.errors import Problem, problem_of, validation_problem
@@ -27,12 +28,16 @@ from service.limits import BodyLimit, LocalOnly
 from service.recorder import ServingRecorder
 from service.schemas import ProblemBody
 from service.settings import Settings
+from service.snapshot import Snapshot
 from service.state import Service
 from service.supervise import Supervisor
 from service.version import VERSION
 from service.watch import Watch
 
 log = structlog.get_logger()
+
+# When a key was last used is written this often, not with every request.
+NOTE_USES_SECONDS = 60.0
 
 DESCRIPTION = (
     "Text embeddings specialised to your domain: served fast, watched for drift, refitted on demand. "
@@ -128,6 +133,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         stack.push_async_callback(asyncio.to_thread, service.watch.stop)
         stack.push_async_callback(asyncio.to_thread, service.catalog.stop)
         await stack.enter_async_context(_background(service.catalog.follow(service.settings.poll_seconds)))
+        stack.push_async_callback(_note_uses, service)
+        await stack.enter_async_context(_background(_note_uses_for_ever(service)))
         if service.settings.worker:
             supervisor = Supervisor(service.home)
             await stack.enter_async_context(_background(supervisor.run()))
@@ -148,6 +155,19 @@ async def _background(work: Any) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+async def _note_uses(service: Service) -> None:
+    try:
+        await service.blocking(lambda: service.keyring.note_uses(service.registry))
+    except RegistryError as error:
+        log.warning("key_uses_not_noted", error=type(error).__name__)
+
+
+async def _note_uses_for_ever(service: Service) -> None:
+    while True:
+        await asyncio.sleep(NOTE_USES_SECONDS)
+        await _note_uses(service)
 
 
 async def _refused(request: Request, error: Exception) -> Response:

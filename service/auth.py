@@ -6,6 +6,7 @@ was revoked elsewhere stops working within the poll interval, and a database out
 """
 
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Annotated
 
 from fastapi import Security
@@ -35,6 +36,7 @@ class Keyring:
         self._loopback = loopback
         self._table: KeyTable | None = None
         self._usable = False
+        self._used: dict[str, datetime] = {}
 
     def load(self, registry: Registry) -> None:
         """Read the keys from the registry (blocking)."""
@@ -73,7 +75,15 @@ class Keyring:
             message = f"The API key lacks the scope {scope.value!r}."
             challenge = f'Bearer realm="driftline", error="insufficient_scope", scope="{scope.value}"'
             raise Problem(403, message, code="missing_scope", headers={"WWW-Authenticate": challenge})
+        self._used[key.id] = datetime.now(UTC)
         return Caller(key.name)
+
+    def note_uses(self, registry: Registry) -> None:
+        """Write when keys were last used, all in one transaction (blocking); what cannot be written is dropped."""
+        used, self._used = self._used, {}
+        if used:
+            with registry.writing() as session:
+                keys.touch(session, used)
 
 
 def _unauthorized(message: str, code: str, error: str) -> Problem:

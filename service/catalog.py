@@ -7,20 +7,18 @@ version before it serving, and is reported. While the database is away the last 
 """
 
 import asyncio
-from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections import Counter, OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
 
-import numpy as np
 import structlog
-from numpy.typing import NDArray
 
 from encoder.adapters import Head
 from encoder.encoder import Encoder
 from encoder.errors import EncoderError
 from monitoring.errors import MonitoringError
 from monitoring.reference import Reference
-from registry import backbones, events, versions
+from registry import backbones, events, jobs, versions
 from registry.backbones import Backbone
 from registry.errors import RegistryError
 from registry.names import parse_model
@@ -29,81 +27,14 @@ from registry.versions import Adapter, Version
 from service.auth import Keyring
 from service.embedder import Embedder
 from service.errors import Problem, unknown_model
+from service.snapshot import AdapterView, LoadedBackbone, LoadedVersion, Snapshot, Target
 
 log = structlog.get_logger()
 
-# Versions heads are applied to in place; more rows go to a thread (a 384-wide head takes about 20 us a row).
-INLINE_ROWS = 64
 # After a version failed to load it is tried again at most this often, in seconds.
 RETRY_SECONDS = 15.0
 
 LOAD_ERRORS = (EncoderError, RegistryError, MonitoringError, OSError, ValueError)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoadedBackbone:
-    """A backbone that serves."""
-
-    record: Backbone
-    encoder: Encoder
-    embedder: Embedder
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class LoadedVersion:
-    """A version whose head reproduced its probes, with the reference its traffic is held against."""
-
-    record: Version
-    head: Head
-    reference: Reference | None
-
-
-@dataclass(frozen=True, slots=True)
-class AdapterView:
-    """An adapter with all its versions; `fault` says why its live version is not the one serving, if so."""
-
-    record: Adapter
-    versions: tuple[Version, ...]
-    live: LoadedVersion | None
-    fault: str | None = None
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Snapshot:
-    """Everything that can be asked for, at one moment. The first backbone is the default."""
-
-    backbones: Mapping[str, LoadedBackbone] = field(default_factory=dict)
-    adapters: Mapping[str, AdapterView] = field(default_factory=dict)
-
-    def backbone_of(self, digest: str) -> LoadedBackbone | None:
-        """The loaded backbone with this digest."""
-        return next((b for b in self.backbones.values() if b.record.digest == digest), None)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Target:
-    """What answers one request: a backbone, and the one version whose head is applied, if any."""
-
-    backbone: LoadedBackbone
-    version: LoadedVersion | None
-
-    @property
-    def name(self) -> str:
-        """`banking@3`, or the backbone's name."""
-        return self.backbone.record.name if self.version is None else self.version.record.name
-
-    @property
-    def family(self) -> str:
-        """The adapter's or backbone's name without a version: a bounded label."""
-        return self.backbone.record.name if self.version is None else self.version.record.adapter
-
-    async def apply(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The vectors of this target from base vectors (n, d)."""
-        if self.version is None:
-            return base
-        if len(base) <= INLINE_ROWS:
-            return self.version.head.apply(base)
-        return await asyncio.to_thread(self.version.head.apply, base)
 
 
 @dataclass(slots=True)
@@ -115,6 +46,7 @@ class _Loaded:
     encoders: dict[str, Encoder]
     adapters: dict[str, AdapterView]
     faults: list[Version]
+    jobs: Counter[str]
     fault: str | None = None
 
 
@@ -178,7 +110,7 @@ class Catalog:
                     embedder = self._make_embedder(encoder)
                     embedder.start()
                     loaded[record.name] = LoadedBackbone(record, encoder, embedder)
-            before, self.snapshot = self.snapshot, Snapshot(loaded, found.adapters)
+            before, self.snapshot = self.snapshot, Snapshot(loaded, found.adapters, found.jobs)
             self._latest = found.latest
             self.loaded_once = True
             self.fault = found.fault
@@ -281,9 +213,10 @@ class Catalog:
                 return None
             records = backbones.all(session)
             adapters = [(a, tuple(versions.history(session, a.name))) for a in versions.all_adapters(session)]
+            waiting = Counter(job.state.value for job in jobs.unfinished(session))
         self._keyring.load(self.registry)
         old = self.snapshot
-        found = _Loaded(latest, records, {}, {}, [])
+        found = _Loaded(latest, records, {}, {}, [], waiting)
         for record in records:
             if old.backbone_of(record.digest) is None:
                 try:

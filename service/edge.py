@@ -12,6 +12,7 @@ from typing import Any
 
 import structlog
 from starlette.datastructures import MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import ClientGone, Problem, problem_of
@@ -50,7 +51,7 @@ class Edge:
         try:
             try:
                 await self.app(scope, receive, named)
-            except ClientGone:
+            except (ClientGone, ClientDisconnect):
                 status = status or 499  # nobody reads it; 499 is nginx's code for this
             except Exception as error:
                 problem = problem_of(error)

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Any
 from monitoring.metrics import Metrics
 from service.cache import VectorCache
 
-if TYPE_CHECKING:  # catalog needs the embedder, which needs this file
-    from service.catalog import Snapshot
+if TYPE_CHECKING:  # snapshot needs the embedder, which needs this file
+    from service.snapshot import Snapshot
 
 
 class ServingRecorder:
@@ -70,6 +70,8 @@ class ServingRecorder:
             self.metrics.build_info.labels(
                 version, backbone.record.name, str(session.provider), str(session.precision)
             ).set(1)
+        for state in ("queued", "running"):
+            self.metrics.jobs.labels(state).set(now.jobs.get(state, 0))
         for name, view in now.adapters.items():
             old = before.adapters.get(name)
             was = old.live.record.digest if old is not None and old.live is not None else None

@@ -35,10 +35,6 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] | None = None
         ServeRefused: No key exists and the address is not loopback, or the port cannot be had.
         RegistryError: The registry cannot be opened.
     """
-    logs.configure(settings)
-    # One text is tokenised in 40 us in place; handing it to the library's thread pool doubles that under load, and the
-    # runtime needs those cores.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     app = create_app(settings)
     service: Service = app.state.service
     try:
@@ -47,6 +43,10 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] | None = None
     except ServeRefused:
         service.registry.close()
         raise
+    logs.configure(settings)
+    # One text is tokenised in 40 us in place; handing it to the library's thread pool doubles that under load, and the
+    # runtime needs those cores.
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = uvicorn.Config(
         app,
         log_config=None,

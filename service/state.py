@@ -14,9 +14,10 @@ from registry.home import Home
 from registry.registry import Registry
 from service.auth import Keyring
 from service.cache import VectorCache
-from service.catalog import Catalog, Target
+from service.catalog import Catalog
 from service.recorder import ServingRecorder
 from service.settings import Settings
+from service.snapshot import Target
 from service.watch import Watch
 
 T = TypeVar("T")

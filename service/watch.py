@@ -24,8 +24,8 @@ from monitoring.monitor import Monitor
 from registry import readings
 from registry.errors import RegistryError
 from registry.registry import Registry
-from service.catalog import LoadedVersion
 from service.errors import Problem
+from service.snapshot import LoadedVersion
 
 log = structlog.get_logger()
 

@@ -1,6 +1,6 @@
 """What can go wrong in a retrain, in sentences that are shown to the person who asked for it; never a caller's text."""
 
-# ruff: noqa: N818 - these names are read in `except` and `raise`, where a suffix adds nothing
+
 
 
 class TrainingError(Exception):

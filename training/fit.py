@@ -20,6 +20,7 @@ from training.selection import Selector
 from training.weights import HeadWeights
 
 EVALUATIONS = 12
+MAX_INTERVAL = 25
 WARM_UP = 20
 AVERAGING = 0.95
 ALPHAS = (0.5, 0.75, 1.0)
@@ -73,7 +74,7 @@ def fit_head(problem: Problem, recipe: Recipe, progress: Progress) -> Fitted:
     base_score = selector.score(lambda vectors: vectors)
     progress({"step": 0, "steps": recipe.steps, "loss": None, "score": base_score, "best": None})
 
-    every = max(1, recipe.steps // EVALUATIONS)
+    every = max(1, min(MAX_INTERVAL, recipe.steps // EVALUATIONS))
     curve: list[tuple[int, float]] = []
     best, best_step, best_weights = -1.0, 0, scored.weights()
     stopped = "steps"

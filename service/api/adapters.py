@@ -16,9 +16,9 @@ from registry.errors import NotFound
 from registry.versions import Version
 from service import serialise
 from service.auth import MayAdmin, MayRead
-from service.catalog import AdapterView, LoadedVersion
 from service.errors import Problem
 from service.schemas import PromoteRequest, problems
+from service.snapshot import AdapterView, LoadedVersion
 from service.state import Running, Service
 
 router = APIRouter(prefix="/admin/adapters", tags=["adapters"], responses=problems(401, 403))

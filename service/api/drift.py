@@ -13,9 +13,9 @@ from registry.errors import NotFound, Unavailable
 from registry.readings import MonitorState, Reading
 from service import serialise
 from service.auth import MayRead, MayTrain
-from service.catalog import LoadedVersion
 from service.errors import invalid
 from service.schemas import problems
+from service.snapshot import LoadedVersion
 from service.state import Running, Service
 
 router = APIRouter(prefix="/admin/drift", tags=["drift"], responses=problems(401, 403, 404))

@@ -8,9 +8,9 @@ from starlette.responses import Response
 
 from service import serialise
 from service.auth import MayEmbed
-from service.catalog import AdapterView, LoadedBackbone, Snapshot
 from service.errors import unknown_model
 from service.schemas import problems
+from service.snapshot import AdapterView, LoadedBackbone, Snapshot
 from service.state import Running
 from service.version import VERSION
 

@@ -18,11 +18,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from encoder.errors import InputRefused
 from service import schemas, serialise
 from service.auth import MayEmbed, embed_access
-from service.catalog import Target
 from service.embedder import Embedded
 from service.errors import Problem, input_problem, invalid
 from service.parsing import embedding_request, neighbors_request, similarity_request
 from service.schemas import problems
+from service.snapshot import Target
 from service.state import Running, Service, service_of
 
 router = APIRouter(prefix="/v1", tags=["vectors"], responses=problems(400, 401, 403, 404, 413, 422, 429, 503, 504))

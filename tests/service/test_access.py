@@ -96,6 +96,9 @@ def test_a_key_s_life(client):
     assert client.delete(f"/admin/keys/{made['id']}", headers=root).json()["revoked_at"]
     assert client.post("/v1/embeddings", json=body, headers=bearer(made["secret"])).status_code == 401
     assert client.delete("/admin/keys/nothing", headers=root).status_code == 404
+    service = client.app.state.service
+    service.keyring.note_uses(service.registry)
+    assert all(k["last_used_at"] for k in client.get("/admin/keys", headers=root).json()["data"])
 
 
 def test_revoking_the_last_key_does_not_open_the_service(client):

@@ -8,7 +8,7 @@ import pytest
 from monitoring.evaluate import MonitorSettings
 from monitoring.metrics import Metrics
 from registry import readings
-from service.catalog import LoadedVersion
+from service.snapshot import LoadedVersion
 from service.watch import Watch
 
 WINDOW = 64

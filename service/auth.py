@@ -95,7 +95,7 @@ class _Needs(SecurityBase):
 
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
-        self.model = HTTPBearer(description="An API key made by `driftline keys issue` or POST /admin/keys.")
+        self.model = HTTPBearer(description="An API key made by `driftline key create` or POST /admin/keys.")
         self.scheme_name = "key"
 
     async def __call__(self, request: Request) -> Caller:

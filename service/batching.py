@@ -25,6 +25,9 @@ log = structlog.get_logger()
 
 # Texts taken from one waiting request before the next request has its turn.
 TURN = 16
+# Batches' worth of tokens that are taken and sorted together: more texts to sort mean less padding, but also that a
+# newcomer waits for more of those before it.
+WINDOW = 4
 # Seconds after which an idle runtime thread beats all the same.
 IDLE_BEAT = 1.0
 
@@ -153,10 +156,10 @@ class Batcher:
                 self._plan.notify()
 
     def _cut(self) -> None:
-        """Move about one batch's worth of texts from the lines to `_ready`; the lock is held."""
+        """Move up to a window of texts from the lines to `_ready`, as sorted batches; the lock is held."""
         taken: list[Flight] = []
         tokens = 0
-        while self._lines and tokens < self.batch_tokens:
+        while self._lines and tokens < WINDOW * self.batch_tokens:
             line = self._lines.popleft()
             for _ in range(min(TURN, len(line))):
                 flight = line.popleft()

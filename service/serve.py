@@ -115,7 +115,7 @@ def _check_exposure(settings: Settings, service: Service) -> None:
         raise ServeRefused(
             f"Refusing to listen on {settings.host}: no API key exists, so everyone who reaches this address could use "
             "and change the service.\n"
-            "Make a key first:   driftline keys issue NAME --scope admin\n"
+            "Make a key first:   driftline key create NAME --scope admin\n"
             "or listen locally:  driftline serve --host 127.0.0.1"
         )
 

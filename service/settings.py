@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     provider: str = Field("auto", description="Execution provider; `auto` measures and takes the fastest exact one.")
     precision: str = Field("auto", description="Arithmetic of the backbone: auto, fp32 or bf16.")
     threads: int | None = Field(None, ge=1, description="Threads of the runtime; by default one a core.")
-    max_batch_tokens: int = Field(4096, ge=1, description="Padded tokens in one batch of the runtime.")
+    max_batch_tokens: int = Field(
+        1024, ge=1, description="Padded tokens in one batch of the runtime; a GPU wants 8192 or more."
+    )
     queue_tokens: int = Field(300_000, ge=1, description="Tokens that may wait; beyond it callers get 429.")
     cache_bytes: int = Field(256 * MIB, ge=0, description="Memory of the cache of base vectors; 0 turns it off.")
     pinned_versions: int = Field(16, ge=1, description="Versions beside the live ones that stay loaded.")

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import structlog
@@ -39,12 +39,17 @@ STORE_SECONDS = 5.0
 
 @dataclass(slots=True, eq=False)
 class _Watched:
-    """The monitor of one live version; `unstored` are readings the registry has not taken yet."""
+    """The monitor of one live version.
+
+    `unstored` are readings the registry has not taken yet. `latched` is whether the registry last took an active alarm:
+    if it shows none any more, somebody acknowledged it there.
+    """
 
     version: LoadedVersion
     monitor: Monitor
     unstored: list[WindowReading]
     dirty: bool = False
+    latched: bool = False
 
 
 class Watch:
@@ -158,12 +163,16 @@ class Watch:
         for adapter, version in live.items():
             before = self._watched.get(adapter)
             if before is not None and before.version.record.digest == version.record.digest:
+                # What changed may be an acknowledgement by the command line: storing the state looks for it.
+                before.dirty = before.dirty or before.latched
+                self._store(before)
                 continue
             if before is not None:
                 self._store(self._watched.pop(adapter))
             self._metrics.alarm_active.labels(adapter).set(0)
             if version.reference is not None:
-                self._watched[adapter] = _Watched(version, self._monitor(version), [])
+                monitor = self._monitor(version)
+                self._watched[adapter] = _Watched(version, monitor, [], latched=monitor.alarm_active)
 
     def _monitor(self, version: LoadedVersion) -> Monitor:
         """A monitor that resumes where the version was left, if the registry remembers."""
@@ -175,7 +184,10 @@ class Watch:
             with self._registry.reading() as session:
                 stored = readings.get_state(session, record.adapter, record.number)
             if stored is not None:
-                return Monitor(reference, self._settings, stored.state, recorder)
+                monitor = Monitor(reference, self._settings, stored.state, recorder)
+                if not stored.alarm_active:  # acknowledged while no service was running
+                    monitor.acknowledge()
+                return monitor
         except (RegistryError, MonitoringError) as error:
             log.warning("monitor_state_unusable", version=record.name, error=str(error))
         return Monitor(reference, self._settings, None, recorder)
@@ -198,10 +210,13 @@ class Watch:
                         adapter=record.adapter,
                         version=record.number,
                         window_n=reading.n,
-                        statistics=reading.to_json(),
+                        statistics=_summary(reading),
                         cells=reading.window.cells,
                         alarm=reading.alarm,
                     )
+                kept = readings.get_state(session, record.adapter, record.number)
+                if watched.latched and kept is not None and not kept.alarm_active:
+                    monitor.acknowledge()
                 readings.put_state(
                     session, record.adapter, record.number, state=monitor.to_json(), alarm_active=monitor.alarm_active
                 )
@@ -213,4 +228,13 @@ class Watch:
             del watched.unstored[:-100]
             return
         watched.unstored.clear()
-        watched.dirty = False
+        watched.dirty, watched.latched = False, monitor.alarm_active
+
+
+def _summary(reading: WindowReading) -> dict[str, Any]:
+    """A reading as it is stored, with its two headline figures first."""
+    return {
+        "novelty_rate": reading.statistic("novelty").value,
+        "total_variation": reading.statistic("occupancy").effect,  # above what chance alone gives
+        **reading.to_json(),
+    }

@@ -1,8 +1,6 @@
 """What can go wrong in a retrain, in sentences that are shown to the person who asked for it; never a caller's text."""
 
 
-
-
 class TrainingError(Exception):
     """Base of this package's errors; the message says what happened and what to do next."""
 

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from monitoring.errors import MonitoringError
 from registry.row import RowKind
 from training import leash, problem
 from training.errors import TrainingError
@@ -52,7 +53,7 @@ def main(arguments: list[str]) -> int:
     torch.set_num_threads(min(MAX_THREADS, len(os.sched_getaffinity(0))))
     try:
         run(WorkFolder(Path(arguments[0])))
-    except TrainingError as error:
+    except (TrainingError, MonitoringError) as error:
         tell({"failed": str(error)})
         return 1
     return 0

@@ -52,7 +52,7 @@ class Recipe:
     dropout: float | None = None
     temperature: float | None = None
     steps: int = 240
-    batch_size: int = 512
+    batch_size: int = 1024
     learning_rate: float | None = None
     weight_decay: float = 0.01
     identity: float = 0.0

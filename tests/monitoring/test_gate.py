@@ -142,7 +142,7 @@ def test_a_collapse_fails_whatever_the_gain() -> None:
 
 def test_a_closer_cloud_is_a_warning_and_no_generic_rows_no_verdict() -> None:
     better = np.clip(BASE.scores["ndcg_at_10"] + 0.1, 0, 1)
-    closer = unit(GENERIC + 0.7 * GENERIC[:1])
+    closer = unit(GENERIC + 0.5 * GENERIC[:1])
     verdict = judge(contender("candidate", better, generic=closer), None, BASE)
     assert verdict.passed
     assert "geometry_warning" in codes(verdict)

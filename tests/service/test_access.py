@@ -163,7 +163,7 @@ def test_with_keys_any_host_name_is_fine(client):
 
 
 def test_beyond_loopback_a_key_must_exist(backbone_home):
-    with pytest.raises(ServeRefused, match="driftline keys issue"):
+    with pytest.raises(ServeRefused, match="driftline key create"):
         run(Settings(data_dir=backbone_home.data_dir, host="0.0.0.0", port=0, worker=False))
 
 

@@ -95,6 +95,30 @@ def test_foreign_traffic_raises_an_alarm_that_survives_a_restart(publish, live, 
     assert (kept.alarm_active, kept.acknowledged_by) == (False, "ann")
 
 
+def test_an_acknowledgement_made_elsewhere_is_followed(publish, live, watch_of):
+    version, _ = live
+    watch = watch_of()
+    watch.follow({"support": version})
+    watch.offer(version, foreign())
+    assert state_of(watch)["alarm"] is not None
+
+    def acknowledge():
+        with publish.registry.writing() as session:
+            readings.acknowledge(session, "support", 1, by="cli")
+
+    acknowledge()
+    watch.follow({"support": version})  # what the catalog does when the registry has changed
+    assert state_of(watch)["alarm"] is None
+    assert gauge(watch, "driftline_drift_alarm_active") == 0
+    watch.offer(version, foreign())  # a later window raises it again
+    assert state_of(watch)["alarm"] is not None
+    watch.stop()
+    acknowledge()
+    again = watch_of()
+    again.follow({"support": version})
+    assert state_of(again)["alarm"] is None
+
+
 def test_a_new_version_is_watched_afresh(publish, live, watch_of):
     version, _ = live
     watch = watch_of()

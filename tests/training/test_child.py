@@ -38,7 +38,7 @@ def alive(pid: int) -> bool:
 
 
 def test_a_fit_leaves_weights_report_and_witness(folder: WorkFolder) -> None:
-    folder.write_json("recipe.json", Recipe(steps=12, hidden=16).to_dict())
+    folder.write_json("recipe.json", Recipe(steps=12, hidden=16, patience=100).to_dict())
     told: list[int] = []
     FitProcess(folder.path).wait(lambda message: told.append(message["step"]), lambda: None, 60)
     assert told == list(range(13))

@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -131,6 +132,12 @@ def test_a_job_publishes_a_version_that_is_better_whole_and_live(small_home: Hom
     encoder = Encoder.open(backbone.digest, registry.fetch, provider="cpu")
     base = encoder.encode(generic_texts()[:20]).vectors
     assert np.abs(head.apply(base) - base).max() > 1e-3
+    # Nothing of a job is kept as a pickle.
+    with contextlib.closing(sqlite3.connect(small_home.data_dir / "jobs.sqlite")) as engine:
+        kept = engine.execute("SELECT DISTINCT serialization FROM workflow_status").fetchall()
+        kept += engine.execute("SELECT DISTINCT serialization FROM operation_outputs").fetchall()
+    assert set(kept) == {("portable_json",)}
+
     assert version.reference is not None
     reference = Reference.from_bytes(registry.fetch(version.reference))
     assert len(reference.fit) == first.metrics["rows"]["fit"]

@@ -126,8 +126,12 @@ def run(home: Home, adapter: str, points: Sequence[str], patience_s: float = 120
             seen = max((event.id for event in jobs.events(session, job.id)), default=0)
     with worker(home):
         deadline = time.monotonic() + patience_s
-        while time.monotonic() < deadline and not _settled(home, job.id):
+        settled = False
+        while time.monotonic() < deadline and not settled:
             time.sleep(0.1)
+            with registry.reading() as session:
+                settled = jobs.get(session, job.id).state.finished
+            settled = settled and _settled(home, job.id)
     with registry.reading() as session:
         ended = jobs.get(session, job.id)
         later = jobs.events(session, job.id, after=seen)
@@ -140,7 +144,7 @@ def run(home: Home, adapter: str, points: Sequence[str], patience_s: float = 120
 
 
 def _settled(home: Home, job_id: str) -> bool:
-    """Whether the engine has noted the end of the job, which comes after the registry's."""
+    """Whether the engine has noted the end of the job, which comes after the registry's, or has given it up."""
     with contextlib.closing(sqlite3.connect(f"file:{home.data_dir / 'jobs.sqlite'}?mode=ro", uri=True)) as engine:
         try:
             rows = engine.execute("SELECT status FROM workflow_status WHERE workflow_uuid = ?", (job_id,)).fetchall()

@@ -78,6 +78,7 @@ class Catalog:
         self._reported: set[str] = set()
         self._retry_at = float("inf")
         self._refreshing = asyncio.Lock()
+        self._catching_up: asyncio.Task[None] | None = None
         self._pinning = asyncio.Lock()
 
     async def follow(self, seconds: float) -> None:
@@ -96,29 +97,49 @@ class Catalog:
         """Bring the snapshot up to date with the registry and return it; cheap when nothing changed."""
         async with self._refreshing:
             loop = asyncio.get_running_loop()
-            force = force or loop.time() >= self._retry_at
-            found = await asyncio.to_thread(self._read, force)
-            if found is None:
-                return self.snapshot
-            loaded: dict[str, LoadedBackbone] = {}
-            for record in found.backbones:
-                old = self.snapshot.backbones.get(record.name)
-                if old is not None and old.record.digest == record.digest:
-                    loaded[record.name] = old
-                elif record.digest in found.encoders:
-                    encoder = found.encoders[record.digest]
-                    embedder = self._make_embedder(encoder)
-                    embedder.start()
-                    loaded[record.name] = LoadedBackbone(record, encoder, embedder)
-            before, self.snapshot = self.snapshot, Snapshot(loaded, found.adapters, found.jobs)
-            self._latest = found.latest
-            self.loaded_once = True
-            self.fault = found.fault
-            retry = bool(found.faults) or found.fault is not None
-            self._retry_at = loop.time() + RETRY_SECONDS if retry else float("inf")
-            self._on_change(before, self.snapshot)
-            await asyncio.to_thread(self._report, found.faults)
+            found = await asyncio.to_thread(self._read, force or loop.time() >= self._retry_at)
+            if found is not None:
+                self._swap(found, loop.time())
+                await asyncio.to_thread(self._report, found.faults)
             return self.snapshot
+
+    async def catch_up(self) -> None:
+        """See whatever was written before this call, or go on as before when the registry is away.
+
+        Before a name is refused as unknown: who has just been told of a new version may use it at once. Callers that
+        come while a look has not begun share it, so that a flood of unknown names costs one look at a time.
+        """
+        if self._catching_up is None:
+            self._catching_up = asyncio.create_task(self._look_again())
+        await asyncio.shield(self._catching_up)
+
+    async def _look_again(self) -> None:
+        async with self._refreshing:
+            self._catching_up = None  # who asks from now on needs a look that begins later
+        try:
+            await self.refresh()
+        except Exception as error:  # noqa: BLE001  whatever the database raises, serving goes on
+            log.debug("catch_up_failed", error=type(error).__name__)
+
+    def _swap(self, found: _Loaded, now: float) -> None:
+        """Point to a new snapshot made of what was read, keeping every backbone that is the same."""
+        loaded: dict[str, LoadedBackbone] = {}
+        for record in found.backbones:
+            old = self.snapshot.backbones.get(record.name)
+            if old is not None and old.record.digest == record.digest:
+                loaded[record.name] = old
+            elif record.digest in found.encoders:
+                encoder = found.encoders[record.digest]
+                embedder = self._make_embedder(encoder)
+                embedder.start()
+                loaded[record.name] = LoadedBackbone(record, encoder, embedder)
+        before, self.snapshot = self.snapshot, Snapshot(loaded, found.adapters, found.jobs)
+        self._latest = found.latest
+        self.loaded_once = True
+        self.fault = found.fault
+        retry = bool(found.faults) or found.fault is not None
+        self._retry_at = now + RETRY_SECONDS if retry else float("inf")
+        self._on_change(before, self.snapshot)
 
     def resolve(self, model: str) -> Target | None:
         """What a model name means now, or None when it names a version that must be loaded first (see `pin`).

@@ -15,6 +15,7 @@ from registry.registry import Registry
 from service.auth import Keyring
 from service.cache import VectorCache
 from service.catalog import Catalog
+from service.errors import Problem
 from service.recorder import ServingRecorder
 from service.settings import Settings
 from service.snapshot import Target
@@ -41,7 +42,14 @@ class Service:
 
     async def resolve(self, model: str) -> Target:
         """What a model name means for this request; a version that is not loaded yet is loaded first."""
-        return self.catalog.resolve(model) or await self.catalog.pin(model)
+        try:
+            found = self.catalog.resolve(model)
+        except Problem as refused:
+            if refused.status != 404:
+                raise
+            await self.catalog.catch_up()
+            found = self.catalog.resolve(model)
+        return found or await self.catalog.pin(model)
 
     async def blocking(self, work: Callable[[], T]) -> T:
         """Run blocking work (the registry) in a thread."""

@@ -215,6 +215,16 @@ def test_changes_made_elsewhere_are_seen(client, publish):
     eventually(lambda: answered_by(client) == "support@1")
 
 
+def test_a_version_published_a_moment_ago_is_served_at_once(serving, backbone_home, publish):
+    """Who has been told of a version need not wait for the poll, which is slow here on purpose."""
+    with serving(backbone_home, poll_seconds=3600) as client:
+        version = publish("support", 1, promote=False)
+        answer = client.post("/v1/embeddings", json={"model": version.name, "input": "hello"})
+        assert answer.status_code == 200
+        assert answer.json()["model"] == version.name
+        assert client.post("/v1/embeddings", json={"model": "support@9", "input": "hello"}).status_code == 404
+
+
 def test_serving_goes_on_while_the_database_is_away(client, publish, monkeypatch):
     from registry.errors import Unavailable
 

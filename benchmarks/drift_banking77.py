@@ -20,6 +20,7 @@ from scipy.stats import binomtest
 
 from encoder.encoder import Encoder
 from monitoring.evaluate import MonitorSettings, WindowReading, evaluate
+from monitoring.recipe import Recipe
 from monitoring.reference import Reference, Scored, split_held_out
 from monitoring.window import Window
 from registry import backbones
@@ -29,7 +30,6 @@ from registry.rows import parse
 from registry.splits import split
 from training.fit import fit_head
 from training.problem import LabelledProblem
-from training.recipe import Recipe
 from training.weights import HeadWeights
 
 Vectors = NDArray[np.float32]

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from encoder.errors import EncoderError
+from monitoring.errors import MonitoringError
 from registry.errors import DatasetRefused, RegistryError
 from registry.home import Home
 from registry.registry import Registry
@@ -68,7 +69,7 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
             for problem in error.problems[:20]:
                 errors.print(f"  {problem}", markup=False, soft_wrap=True)
             raise fail(str(error)) from None
-        except (RegistryError, EncoderError, TrainingError) as error:
+        except (RegistryError, EncoderError, MonitoringError, TrainingError) as error:
             raise fail(str(error)) from None
 
     return run

@@ -26,9 +26,9 @@ def retrain(
     as_json: AsJson = False,
 ) -> None:
     """Queue a refit of an adapter on a dataset; the gate decides whether the result goes live."""
+    from monitoring.recipe import Recipe
     from registry.names import parse_model
     from registry.requests import request_retrain
-    from training.recipe import Recipe
 
     name, revision = parse_model(dataset)
     chosen = Recipe.from_file(recipe) if recipe else Recipe()

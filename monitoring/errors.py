@@ -24,3 +24,7 @@ class ReferenceMismatch(MonitoringError, ValueError):
 
 class StateRefused(MonitoringError, ValueError):
     """A stored window or monitor state that is damaged or of an unknown format."""
+
+
+class RecipeRefused(MonitoringError, ValueError):
+    """A recipe names an unknown field or a value out of range."""

@@ -20,6 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from encoder.errors import ArtifactRefused, EmptyText, EncoderError, InputRefused, TextTooLong
+from monitoring.errors import RecipeRefused
 from registry.errors import (
     ArtifactCorrupt,
     ArtifactMissing,
@@ -160,6 +161,8 @@ def problem_of(error: Exception) -> Problem | None:
             return Problem(429, "Too many tokens are waiting. Try again later.", code="queue_full", headers=headers)
         case InputRefused():
             return input_problem(error)
+        case RecipeRefused():
+            return Problem(422, str(error), code="recipe_refused", param="recipe")
         case _:
             return _registry_problem(error)
 

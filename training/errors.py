@@ -5,10 +5,6 @@ class TrainingError(Exception):
     """Base of this package's errors; the message says what happened and what to do next."""
 
 
-class RecipeRefused(TrainingError):
-    """A recipe names an unknown field or a value out of range."""
-
-
 class DataRefused(TrainingError):
     """The dataset cannot be trained on (too few rows, no labels, nothing to tell apart)."""
 

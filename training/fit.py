@@ -10,12 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monitoring.recipe import Recipe
 from training.batches import Indices, labelled_batches, shuffled_batches
 from training.errors import FitFailed
 from training.losses import identity_penalty, info_nce, supcon
 from training.modules import ResidualHead
 from training.problem import LabelledProblem, PairProblem, Problem
-from training.recipe import Recipe
 from training.selection import Selector
 from training.weights import HeadWeights
 
@@ -182,8 +182,16 @@ def _blend(average: dict[str, Tensor], head: ResidualHead, keep: float) -> None:
 
 
 def _choose_alpha(weights: HeadWeights, recipe: Recipe, selector: Selector) -> tuple[float, float]:
-    """The share of the residual with the best score, the smaller one of equals: nearer to the base is more general."""
+    """The smallest share whose score is within one standard error of the best one's, and that score.
+
+    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3), with the
+    error of the paired difference: a smaller share stays nearer to the base and keeps more of its generality.
+    """
     options = ALPHAS if recipe.alpha is None else (recipe.alpha,)
-    scores = [(selector.score(weights.scaled(alpha).apply), -alpha) for alpha in options]
-    score, negated = max(scores)
-    return -negated, score
+    items = {alpha: selector.items(weights.scaled(alpha).apply) for alpha in sorted(options)}
+    best = max(items.values(), key=lambda scores: float(scores.mean()))
+    for alpha, scores in items.items():
+        lost = best - scores
+        if lost.mean() <= lost.std() / math.sqrt(len(lost)):
+            return alpha, float(scores.mean())
+    raise AssertionError("the best share loses nothing against itself")

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 
 from monitoring.errors import MonitoringError
+from monitoring.recipe import Recipe
 from registry.row import RowKind
 from training import leash, problem
 from training.errors import TrainingError
 from training.files import WorkFolder
 from training.fit import fit_head
 from training.modules import ResidualHead
-from training.recipe import Recipe
 
 # Past a few threads a head this small gains nothing, and a fixed number keeps results equal from run to run.
 MAX_THREADS = 4

@@ -14,6 +14,7 @@ from encoder.adapters import Head
 from encoder.encoder import Encoder
 from monitoring.gate import Contender, judge
 from monitoring.quality import Scores, label_scores, pair_scores
+from monitoring.recipe import Recipe
 from registry import backbones, datasets, jobs, versions
 from registry.jobs import Job
 from registry.registry import Registry
@@ -26,7 +27,6 @@ from training.errors import DataRefused, JobCancelled
 from training.files import WorkFolder
 from training.generic import generic_texts
 from training.problem import Vectors
-from training.recipe import Recipe
 from training.weights import HeadWeights
 
 # Share of the whole job that is done when a step begins.

@@ -13,9 +13,11 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from monitoring.recipe import Recipe
 from registry import alerts, jobs, versions
-from registry.errors import JobWaiting, NotFound, RegistryError
+from registry.errors import Conflict, JobWaiting, NotFound, RegistryError
 from registry.names import parse_model
+from registry.requests import request_retrain
 from service import serialise
 from service.auth import MayTrain
 from service.errors import Problem
@@ -99,11 +101,12 @@ def _take(service: Service, alert: Any, by: str) -> dict[str, Any]:
             return {"outcome": "no_dataset", "adapter": adapter}
         try:
             reason = f"drift alert {fingerprint}"
-            job = jobs.enqueue(session, adapter=adapter, dataset=dataset, requested_by=by, reason=reason)
+            recipe = Recipe().to_dict()
+            job = request_retrain(session, adapter=adapter, dataset=dataset, recipe=recipe, by=by, reason=reason)
             outcome, job_id = "accepted", job.id
         except JobWaiting as waiting:
             outcome, job_id = "waiting", waiting.job_id
-        except NotFound:
+        except (NotFound, Conflict):
             return {"outcome": "no_dataset", "adapter": adapter}
         alerts.attach_job(session, fingerprint, starts_at, job_id)
         return {"outcome": outcome, "adapter": adapter, "job_id": job_id}

@@ -9,10 +9,12 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
+from monitoring.recipe import Recipe
 from registry import jobs
 from registry.errors import JobWaiting, Unavailable
 from registry.jobs import Job, JobEvent
 from registry.names import parse_model
+from registry.requests import request_retrain
 from service import serialise
 from service.auth import MayRead, MayTrain
 from service.errors import Problem, invalid
@@ -31,17 +33,18 @@ async def retrain(body: RetrainRequest, service: Running, caller: MayTrain) -> R
     """Queue one durable job; 409 with the waiting job's id when one waits for the adapter already."""
     if len(serialise.dump(body.recipe)) > MAX_RECIPE_BYTES:
         raise invalid("recipe", f"is larger than {MAX_RECIPE_BYTES} bytes")
+    recipe = Recipe.from_mapping(body.recipe)
     dataset, revision = parse_model(body.dataset)
 
     def enqueue() -> Job:
         with service.registry.writing() as session:
-            return jobs.enqueue(
+            return request_retrain(
                 session,
                 adapter=body.adapter,
                 dataset=dataset,
                 revision=revision,
-                recipe=body.recipe,
-                requested_by=caller.name,
+                recipe=recipe.to_dict(),
+                by=caller.name,
                 reason=body.reason,
             )
 

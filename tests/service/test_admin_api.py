@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from monitoring.recipe import Recipe
 from registry import alerts, jobs, versions
 from registry.jobs import JobState
 
@@ -70,7 +71,8 @@ def test_a_retrain_is_queued_once(client):
     second = retrain(client)
     assert (second.status_code, second.json()["job_id"], second.json()["error"]["code"]) == (409, job_id, "job_waiting")
     job = client.get(f"/admin/jobs/{job_id}").json()
-    assert (job["state"], job["recipe"], job["reason"], job["requested_by"]) == ("queued", {"steps": 5}, "try", "local")
+    assert (job["state"], job["reason"], job["requested_by"]) == ("queued", "try", "local")
+    assert job["recipe"] == Recipe(steps=5).to_dict()
     assert [j["id"] for j in client.get("/admin/jobs?adapter=support").json()["data"]] == [job_id]
     assert client.get("/admin/jobs?adapter=other").json()["data"] == []
     cancelled = client.post(f"/admin/jobs/{job_id}/cancel")
@@ -88,6 +90,9 @@ def test_a_retrain_is_queued_once(client):
         ({"adapter": "support", "dataset": "no such@name@x"}, 422),
         ({"adapter": "support", "dataset": "support", "recipe": "fast"}, 422),
         ({"adapter": "support", "dataset": "support", "recpie": {}}, 422),
+        ({"adapter": "support", "dataset": "support", "recipe": {"temprature": 0.1}}, 422),
+        ({"adapter": "support", "dataset": "support", "recipe": {"temperature": -1}}, 422),
+        ({"adapter": "all-minilm-l6-v2", "dataset": "support"}, 409),
         ({"adapter": "support", "dataset": "support", "recipe": {"x": "y" * 20_000}}, 422),
     ],
 )

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from monitoring.recipe import Recipe
 from training import problem
 from training.child import FitProcess
 from training.errors import FitFailed, JobCancelled
 from training.files import WorkFolder
 from training.modules import ResidualHead
 from training.problem import LabelledProblem
-from training.recipe import Recipe
 from training.weights import HeadWeights
 
 

@@ -10,10 +10,10 @@ import torch
 
 from monitoring.errors import VectorsRefused
 from monitoring.quality import knn_accuracy
+from monitoring.recipe import Recipe
 from registry.row import RowKind
-from training.fit import fit_head
+from training.fit import ALPHAS, fit_head
 from training.problem import LabelledProblem, PairProblem
-from training.recipe import Recipe
 from training.selection import Selector
 
 LABELS = Recipe(steps=120, hidden=96, batch_size=128).resolved(RowKind.LABELLED)
@@ -108,3 +108,17 @@ def test_vectors_that_are_no_numbers_are_refused(labelled_problem: Callable[...,
 
 def teardown_module() -> None:
     torch.use_deterministic_algorithms(False)
+
+
+def test_the_share_kept_is_the_smallest_within_one_standard_error(
+    labelled_problem: Callable[..., LabelledProblem],
+) -> None:
+    problem = labelled_problem()
+    weights = fit_head(problem, dataclasses.replace(LABELS, alpha=1.0), quiet).weights
+    selector = Selector(problem)
+    items = {alpha: selector.items(weights.scaled(alpha).apply) for alpha in ALPHAS}
+    best = max(items.values(), key=lambda scores: float(scores.mean()))
+    near = [a for a, s in items.items() if (best - s).mean() <= (best - s).std() / np.sqrt(len(best))]
+    kept = fit_head(problem, LABELS, quiet)
+    assert kept.report["alpha"] == min(near)
+    assert kept.report["select_score"] == pytest.approx(float(items[min(near)].mean()), abs=1e-4)

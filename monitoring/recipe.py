@@ -4,15 +4,15 @@ import dataclasses
 import json
 import math
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from monitoring.collapse import GeometryLimits
+from monitoring.errors import RecipeRefused
 from monitoring.gate import GateSettings
 from registry.row import RowKind
-from training.errors import RecipeRefused
 
 MAX_BYTES = 100_000
 # What a loss is fitted with where the recipe leaves it open. Pairs overfit sooner and need a sharper temperature.
@@ -88,9 +88,9 @@ class Recipe:
             RecipeRefused: A field is unknown, of the wrong type, or out of range; the message names it.
         """
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = sorted(str(name) for name in mapping if name not in fields)
+        unknown = _shown(name for name in mapping if name not in fields)
         if unknown:
-            raise RecipeRefused(f"recipe: unknown field {', '.join(unknown)}; known are {', '.join(fields)}")
+            raise RecipeRefused(f"recipe: unknown field {unknown}; known are {', '.join(fields)}")
         values: dict[str, Any] = {name: _typed(name, value) for name, value in mapping.items()}
         recipe = cls(**values)
         recipe.gate_settings()
@@ -146,11 +146,9 @@ class Recipe:
             RecipeRefused: A gate field is unknown or out of range.
         """
         fields = {f.name for f in dataclasses.fields(GateSettings)}
-        unknown = sorted(str(name) for name in self.gate if name not in fields)
+        unknown = _shown(name for name in self.gate if name not in fields)
         if unknown:
-            raise RecipeRefused(
-                f"recipe: unknown gate field {', '.join(unknown)}; known are {', '.join(sorted(fields))}"
-            )
+            raise RecipeRefused(f"recipe: unknown gate field {unknown}; known are {', '.join(sorted(fields))}")
         values = dict(self.gate)
         try:
             if "geometry" in values:
@@ -160,6 +158,12 @@ class Recipe:
             return GateSettings(**values)
         except (TypeError, ValueError) as error:
             raise RecipeRefused("recipe: gate: a value has the wrong type or is out of range") from error
+
+
+def _shown(names: Iterable[object]) -> str:
+    """Names of fields for a message; what is no plausible name is not repeated."""
+    plain = (str(name) for name in names)
+    return ", ".join(sorted(name if name.isidentifier() and len(name) <= 40 else "(no name)" for name in plain))
 
 
 _INTEGERS = {"hidden", "steps", "batch_size", "patience", "seed"}

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from monitoring.errors import RecipeRefused
+from monitoring.recipe import Recipe
 from registry.row import RowKind
-from training.errors import RecipeRefused
-from training.recipe import Recipe
 
 
 def test_a_recipe_survives_its_dictionary() -> None:

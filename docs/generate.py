@@ -52,7 +52,7 @@ def leaves(command: Any, path: tuple[str, ...] = ()) -> list[tuple[str, Any]]:
 
 
 def _shown(argument: Any) -> str:
-    name: str = argument.human_readable_name
+    name: str = argument.name.upper()
     return name if argument.required else f"[{name}]"
 
 
@@ -64,7 +64,7 @@ def commands_page() -> str:
         options = [p for p in command.params if p.param_type_name == "option" and "--data-dir" not in p.opts]
         names = "".join(f" {_shown(p)}" for p in arguments)
         lines = [f"## `driftline {words}{names}`\n", (command.help or "").strip(), ""]
-        lines += [f"- `{p.human_readable_name}`: {p.help or ''}" for p in arguments]
+        lines += [f"- `{p.name.upper()}`: {p.help or ''}" for p in arguments]
         lines += [f"- `{p.opts[0]}`{' (required)' if p.required else ''}: {p.help or ''}" for p in options]
         parts.append("\n".join(lines).rstrip())
     return (

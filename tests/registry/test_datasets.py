@@ -108,7 +108,7 @@ def test_a_retrain_request_needs_something_to_fit_on(stocked: Registry) -> None:
         job = requests.request_retrain(session, adapter="fresh", dataset="support", recipe={"seed": 1}, by="test")
         with pytest.raises(NotFound):  # the job makes the adapter, so that a bad request leaves none behind
             versions.get_adapter(session, "fresh")
+        name = backbones.all(session)[0].name.lower()
         with pytest.raises(Conflict, match="belongs to a backbone"):
-            name = backbones.all(session)[0].name.lower()
             requests.request_retrain(session, adapter=name, dataset="support", recipe={}, by="test")
         assert jobs.get(session, job.id).recipe == {"seed": 1}

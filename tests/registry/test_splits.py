@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from registry.near import near_duplicate_groups, near_duplicates
 from registry.row import Row
 from registry.rows import parse
-from registry.splits import split, split_with
+from registry.splits import shares_of, split, split_with
 
 
 def _together(groups: np.ndarray, *members: int) -> bool:
@@ -75,7 +75,7 @@ def test_banking77_is_grouped_in_seconds_and_split_by_label(shared_data: Path) -
     splits = split_with(rows, groups)
     sizes = np.array([len(splits.fit), len(splits.select), len(splits.gate)])
     assert sizes.sum() == len(rows) == 10_003
-    assert np.abs(sizes / len(rows) - [0.70, 0.15, 0.15]).max() < 0.01
+    assert np.abs(sizes / len(rows) - [0.80, 0.10, 0.10]).max() < 0.01
     for part in (splits.fit, splits.select, splits.gate):
         assert {rows[at].label for at in part} == {row.label for row in rows}
     places = splits.places(len(rows))
@@ -132,3 +132,8 @@ def test_a_label_with_three_clusters_is_in_every_part(counts: list[int], seed: i
 def test_shares_that_make_no_sense_are_refused(shares: tuple[float, float, float]) -> None:
     with pytest.raises(ValueError):
         split([Row("a", "b")], shares=shares)
+
+
+@pytest.mark.parametrize(("rows", "held_out"), [(1, 0.15), (600, 0.15), (10_000, 0.10), (20_000, 0.05), (10**6, 0.05)])
+def test_a_larger_set_holds_out_a_smaller_share(rows: int, held_out: float) -> None:
+    assert shares_of(rows) == pytest.approx((1 - 2 * held_out, held_out, held_out))

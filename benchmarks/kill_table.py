@@ -18,8 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from encoder.adapters import Head
@@ -27,6 +27,7 @@ from monitoring.reference import Reference
 from registry import backbones, datasets, jobs, versions
 from registry.home import Home
 from registry.jobs import JobState
+from registry.registry import Registry
 from training.crash import VARIABLE
 from training.retrain import NAMES
 
@@ -35,7 +36,7 @@ POINTS = tuple(
 )
 DATASET = "kill-table"
 # Small on purpose: what is tried here is dying, not learning.
-RECIPE = {"steps": 24, "hidden": 64, "seed": 1, "gate": {"min_items": 10, "resamples": 1000}}
+RECIPE = {"steps": 24, "hidden": 64, "seed": 1}
 _SUBJECTS = {
     "card": ("my card", "the bank card", "a debit card", "the credit card", "her new card", "our company card"),
     "parcel": ("my parcel", "the package", "a delivery", "the shipment", "her order", "our box of books"),
@@ -51,6 +52,8 @@ _PHRASES = (
     "why was {} so expensive",
     "{} is damaged, what now",
     "can I change {} online",
+    "I was told that {} is lost",
+    "how long does {} take",
 )
 
 
@@ -66,18 +69,23 @@ class Outcome:
     problems: tuple[str, ...]
 
 
-def prepare(template: Path, target: Path) -> Home:
-    """A copy of a home, with the table's dataset."""
-    shutil.copytree(template, target)
-    home = Home.at(target)
+def small_csv() -> bytes:
+    """240 labelled rows, four labels: enough for the gate as it is by default."""
     out = io.StringIO(newline="")
     writer = csv.writer(out)
     writer.writerow(["text", "label"])
     for label, subjects in _SUBJECTS.items():
         writer.writerows([phrase.format(subject), label] for subject in subjects for phrase in _PHRASES)
+    return out.getvalue().encode()
+
+
+def prepare(template: Path, target: Path) -> Home:
+    """A copy of a home, with the table's dataset."""
+    shutil.copytree(template, target)
+    home = Home.at(target)
     registry = home.registry()
     with registry.writing() as session:
-        datasets.add(session, registry.artifacts, DATASET, out.getvalue().encode(), "csv")
+        datasets.add(session, registry.artifacts, DATASET, small_csv(), "csv")
     registry.close()
     return home
 
@@ -85,7 +93,11 @@ def prepare(template: Path, target: Path) -> Home:
 @contextlib.contextmanager
 def worker(home: Home, crash_at: str | None = None) -> Iterator[subprocess.Popen[bytes]]:
     """A worker program on the home, ended with the block."""
-    environment = os.environ | {"DRIFTLINE_PROVIDER": "cpu", "OMP_WAIT_POLICY": "passive"}
+    environment = os.environ | {
+        "DRIFTLINE_DATABASE_URL": home.database_url,
+        "DRIFTLINE_PROVIDER": "cpu",
+        "OMP_WAIT_POLICY": "passive",
+    }
     environment.pop(VARIABLE, None)
     if crash_at is not None:
         environment[VARIABLE] = crash_at
@@ -105,42 +117,71 @@ def worker(home: Home, crash_at: str | None = None) -> Iterator[subprocess.Popen
 
 def run(home: Home, adapter: str, points: Sequence[str], patience_s: float = 120.0) -> Outcome:
     """Queue a job, kill the worker at each point in turn, start it a last time and look at what there is."""
-    began = time.monotonic()
+    return run_chain(home, {adapter: points}, patience_s)[0]
+
+
+def run_chain(home: Home, plan: Mapping[str, Sequence[str]], patience_s: float = 120.0) -> list[Outcome]:
+    """Jobs (adapter -> points to be killed at), one after the other; one more start ends the last.
+
+    The worker that ends a job is the one that dies in the next: a job's first point has to lie before the last point
+    of the job ahead of it, lest it dies there again.
+    """
     registry = home.registry()
-    with registry.writing() as session:
-        job = jobs.enqueue(session, adapter=adapter, dataset=DATASET, recipe=RECIPE, requested_by="kill-table")
-    problems: list[str] = []
-    seen = 0
-    for point in points:
-        with worker(home, point) as process:
-            try:
-                code = process.wait(timeout=patience_s)
-            except subprocess.TimeoutExpired:
-                problems.append(f"{point} was not reached")
-                break
-        if code != -signal.SIGKILL:
-            problems.append(f"at {point} the worker ended with {code}, not by SIGKILL")
-        if _children(home, job.id, within_s=3.0):
-            problems.append(f"a fit outlived the worker killed at {point}")
-        with registry.reading() as session:
-            seen = max((event.id for event in jobs.events(session, job.id)), default=0)
+    trials = []
+    for adapter, points in plan.items():
+        with registry.writing() as session:
+            job = jobs.enqueue(session, adapter=adapter, dataset=DATASET, recipe=RECIPE, requested_by="kill-table")
+        trial = _Trial(job.id, tuple(points), time.monotonic())
+        trials.append(trial)
+        for point in points:
+            _kill(home, registry, trial, point, patience_s)
     with worker(home):
         deadline = time.monotonic() + patience_s
-        settled = False
-        while time.monotonic() < deadline and not settled:
+        while time.monotonic() < deadline and not all(_settled(home, trial.job_id) for trial in trials):
             time.sleep(0.1)
-            with registry.reading() as session:
-                settled = jobs.get(session, job.id).state.finished
-            settled = settled and _settled(home, job.id)
-    with registry.reading() as session:
-        ended = jobs.get(session, job.id)
-        later = jobs.events(session, job.id, after=seen)
-        everything = jobs.events(session, job.id)
-    steps = tuple(dict.fromkeys(e.data["step"] for e in later if e.kind == "progress"))
-    problems += _verify(home, ended, [e.kind for e in everything].count("finished"))
+    outcomes = [_outcome(home, registry, trial) for trial in trials]
     registry.close()
+    return outcomes
+
+
+@dataclass
+class _Trial:
+    """A job on its way: what was wrong so far, and the last of its events before the last start."""
+
+    job_id: str
+    points: tuple[str, ...]
+    began: float
+    problems: list[str] = field(default_factory=list)
+    seen: int = 0
+
+
+def _kill(home: Home, registry: Registry, trial: _Trial, point: str, patience_s: float) -> None:
+    """Run a worker until it dies at the point."""
+    with worker(home, point) as process:
+        try:
+            code = process.wait(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            trial.problems.append(f"{point} was not reached")
+            return
+    if code != -signal.SIGKILL:
+        trial.problems.append(f"at {point} the worker ended with {code}, not by SIGKILL")
+    if _children(home, trial.job_id, within_s=3.0):
+        trial.problems.append(f"a fit outlived the worker killed at {point}")
+    with registry.reading() as session:
+        if jobs.get(session, trial.job_id).attempts != trial.points.index(point) + 1:
+            trial.problems.append(f"the worker died at {point}, but of another job")
+        trial.seen = max((event.id for event in jobs.events(session, trial.job_id)), default=0)
+
+
+def _outcome(home: Home, registry: Registry, trial: _Trial) -> Outcome:
+    with registry.reading() as session:
+        ended = jobs.get(session, trial.job_id)
+        later = jobs.events(session, trial.job_id, after=trial.seen)
+        everything = jobs.events(session, trial.job_id)
+    steps = tuple(dict.fromkeys(e.data["step"] for e in later if e.kind == "progress"))
+    problems = [*trial.problems, *_verify(home, ended, [e.kind for e in everything].count("finished"))]
     name = "none" if ended.version is None else f"{ended.adapter}@{ended.version}"
-    return Outcome(tuple(points), steps, ended.state.value, name, time.monotonic() - began, tuple(problems))
+    return Outcome(trial.points, steps, ended.state.value, name, time.monotonic() - trial.began, tuple(problems))
 
 
 def _settled(home: Home, job_id: str) -> bool:

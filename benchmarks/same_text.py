@@ -41,7 +41,7 @@ def main() -> None:
     for precision in ("auto", "fp32"):
         uncached = {"DRIFTLINE_CACHE_BYTES": "0", "DRIFTLINE_PRECISION": precision}
         with running_service(home.data_dir, worker=False, settings=uncached) as url:
-            info = httpx2.get(f"{url}/info").json()
+            runtime = httpx2.get(f"{url}/info").json()["backbones"][0]
             model = httpx2.get(f"{url}/v1/models").json()["data"][0]["id"]
             alone, _ = embed(url, model, texts, batch=1)
             together, _ = embed(url, model, texts, batch=len(texts))
@@ -49,7 +49,7 @@ def main() -> None:
         with running_service(home.data_dir, worker=False, settings={"DRIFTLINE_PRECISION": precision}) as url:
             first, _ = embed(url, model, texts, batch=len(texts))
             cached, _ = embed(url, model, texts, batch=7)
-        print(f"\nprecision asked: {precision}; runtime: {info.get('runtime')}")
+        print(f"\nprecision asked: {precision}; serving: {runtime['provider']} {runtime['precision']}")
         print("| compared | largest difference | smallest cosine |\n| --- | ---: | ---: |")
         print(line("one request of all, with one by one", together, alone))
         print(line("mixed with long texts, with one by one", mixed[::2], alone))

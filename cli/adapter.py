@@ -1,11 +1,18 @@
 """`driftline adapter`: versions of an adapter, and which of them is live."""
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
 
 from cli.common import AsJson, DataDir, console, fail, friendly, opened, print_json
+from encoder.errors import EncoderError
+from monitoring.errors import MonitoringError
+from registry.errors import RegistryError
+from registry.registry import Registry
+
+if TYPE_CHECKING:
+    from registry.versions import Version
 
 app = typer.Typer(no_args_is_help=True)
 Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
@@ -69,6 +76,7 @@ def promote(
         raise fail(f"which version? give {name}@NUMBER; `driftline adapter show {name}` lists them", 2)
     with opened(data_dir) as (_, registry), registry.writing() as session:
         promoted = versions.promote(session, name, number, by="cli", force=force)
+        prove(registry, promoted)
     console.print(f"[bold]{promoted.name}[/bold] is live")
 
 
@@ -80,7 +88,27 @@ def rollback(name: Name, data_dir: DataDir = None) -> None:
 
     with opened(data_dir) as (_, registry), registry.writing() as session:
         restored = versions.rollback(session, name, by="cli")
+        prove(registry, restored)
     console.print(f"[bold]{restored.name}[/bold] is live again")
+
+
+def prove(registry: Registry, version: "Version") -> None:
+    """Open a version and its drift reference as a service would, inside the transaction that makes it live.
+
+    Raises typer.Exit, which undoes the transaction, when a digest, the graph, the probes or the reference is wrong.
+    """
+    from encoder.adapters import Head
+    from monitoring.reference import Reference
+
+    try:
+        manifest = Head.open(version.digest, registry.fetch).manifest
+        reference = None if version.reference is None else Reference.from_bytes(registry.fetch(version.reference))
+    except (RegistryError, EncoderError, MonitoringError) as error:
+        raise fail(f"{version.name} cannot be served, so nothing was moved: {error}") from None
+    if manifest.backbone != version.backbone:
+        raise fail(f"{version.name} cannot be served, so nothing was moved: its head stands on another backbone")
+    if reference is not None and reference.dimension != manifest.dimension:
+        raise fail(f"{version.name} cannot be served, so nothing was moved: its reference has another dimension")
 
 
 def version_json(version: Any) -> dict[str, Any]:

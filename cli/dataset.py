@@ -1,5 +1,6 @@
 """`driftline dataset`: add a dataset, and read the report on its quality."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -9,6 +10,8 @@ from rich.table import Table
 from cli.common import AsJson, DataDir, console, fail, friendly, opened, print_json
 
 app = typer.Typer(no_args_is_help=True)
+SHOWN = 5
+"""Examples printed of each finding; the JSON has more."""
 
 
 @app.command()
@@ -82,7 +85,7 @@ def revision_json(revision: Any) -> dict[str, Any]:
 
 
 def show_revision(revision: Any, as_json: bool) -> None:
-    """Print a revision: its size in a line, then each finding of the report."""
+    """Print a revision: its size in a line, then each warning of the report, then where its findings are."""
     if as_json:
         print_json(revision_json(revision))
         return
@@ -92,3 +95,22 @@ def show_revision(revision: Any, as_json: bool) -> None:
     for warning in revision.report.get("warnings", []):
         console.print("  [yellow]![/yellow]", end=" ")
         console.print(str(warning), markup=False, soft_wrap=True)
+    for line in findings(revision.report):
+        console.print(f"  {line}", markup=False, soft_wrap=True)
+
+
+def findings(report: Mapping[str, Any]) -> list[str]:
+    """A line for each kind of finding: row numbers of the first ones, then how many more there are; never a text."""
+    conflicts, between = report["conflicts"], report["splits"]["near_duplicates_between"]
+    kinds = (
+        ("repeated word for word", report["duplicates"]["groups"], report["duplicates"]["examples"]),
+        ("the same text under two labels", conflicts["count"], [clash["rows"] for clash in conflicts["examples"]]),
+        ("near-duplicates in different splits", between["count"], between["pairs"]),
+    )
+    return [f"{what}: {_places(count, examples)}" for what, count, examples in kinds if count]
+
+
+def _places(count: int, examples: Sequence[Sequence[int]]) -> str:
+    shown = [f"rows {', '.join(map(str, rows[:SHOWN]))}{', …' * (len(rows) > SHOWN)}" for rows in examples[:SHOWN]]
+    more = f"; and {count - len(shown)} more" if count > len(shown) else ""
+    return "; ".join(shown) + more

@@ -1,13 +1,14 @@
 """`driftline job`: list, show, watch and cancel retrain jobs."""
 
 import time
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.common import AsJson, DataDir, console, errors, friendly, opened, print_json
+from cli.common import AsJson, DataDir, console, errors, fail, friendly, opened, print_json
 from registry.registry import Registry
 
 app = typer.Typer(no_args_is_help=True)
@@ -84,8 +85,13 @@ def cancel(job_id: JobId, data_dir: DataDir = None) -> None:
     console.print(f"{job.id}: {job.state}, cancel asked")
 
 
-def follow(registry: Registry, job_id: str, *, quiet: bool = False) -> Any:
-    """Poll a job until it is finished, with a progress bar unless quiet; returns the finished job."""
+def follow(
+    registry: Registry, job_id: str, *, quiet: bool = False, lost: Callable[[], str | None] = lambda: None
+) -> Any:
+    """Poll a job until it is finished, with a progress bar unless quiet; returns the finished job.
+
+    `lost` says why nobody will finish it, None while somebody may. Raises typer.Exit with its words.
+    """
     from registry import jobs
 
     columns = (
@@ -97,11 +103,15 @@ def follow(registry: Registry, job_id: str, *, quiet: bool = False) -> Any:
     with Progress(*columns, console=errors, transient=True, disable=quiet) as bar:
         task = bar.add_task("waiting for a worker", total=1.0)
         while True:
+            # Asked before the look: what the worker did last is seen.
+            why = lost()
             with registry.reading() as session:
                 job = jobs.get(session, job_id)
             bar.update(task, description=job.step or job.state, completed=job.progress)
             if job.state in FINISHED:
                 return job
+            if why is not None:
+                raise fail(why)
             time.sleep(0.25)
 
 

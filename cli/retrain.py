@@ -1,7 +1,8 @@
 """`driftline retrain`: queue a refit, and follow it when asked to."""
 
 import subprocess
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,10 @@ from cli.common import AsJson, DataDir, console, errors, friendly, opened, print
 from cli.job import follow, job_json, show_job
 from cli.serve import worker_command
 from registry.home import Home
+
+ABSENT_S = 30.0
+"""Seconds without any worker after which the one who waits is told."""
+_LOOK_S = 1.0
 
 
 @friendly
@@ -43,8 +48,8 @@ def retrain(
             else:
                 console.print(f"Queued [bold]{job.id}[/bold]; follow it with: driftline job watch {job.id}")
             return
-        with worker_if_none(home):
-            job = follow(registry, job.id, quiet=as_json)
+        with worker_if_none(home) as lost:
+            job = follow(registry, job.id, quiet=as_json, lost=lost)
     if as_json:
         print_json(job_json(job))
     else:
@@ -54,12 +59,21 @@ def retrain(
 
 
 @contextmanager
-def worker_if_none(home: Home) -> Iterator[None]:
-    """Run a worker of our own while waiting, when no other holds this home; it ends with this process in any case."""
+def worker_if_none(home: Home) -> Iterator[Callable[[], str | None]]:
+    """Run a worker of our own while waiting, when no other holds this home; it ends with this process in any case.
+
+    Gives what `follow` asks: why nobody will finish the job, None while somebody may.
+    """
     from registry.lock import held
 
+    foreign = ForeignWorker(home)
+
+    def waited() -> str | None:
+        foreign.look()
+        return None
+
     if held(home.worker_lock):
-        yield
+        yield waited
         return
     log_path = home.data_dir / "worker.log"
     errors.print(f"No worker is running for this data directory; one runs until this job is done (log: {log_path}).")
@@ -67,10 +81,53 @@ def worker_if_none(home: Home) -> Iterator[None]:
         process = subprocess.Popen(
             [*worker_command(home.data_dir), "--leash"], stdin=subprocess.PIPE, stdout=log, stderr=log
         )
+
+    def lost() -> str | None:
+        code = process.poll()
+        if code is None:
+            return None
+        if held(home.worker_lock):  # another one was faster, and takes the job
+            return waited()
+        return f"the worker ended with status {code} before the job was done; its log is {log_path}"
+
     try:
-        yield
+        yield lost
     finally:
         if process.stdin:
             process.stdin.close()
         process.terminate()
-        process.wait(timeout=30)
+        try:
+            process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+class ForeignWorker:
+    """Somebody else's worker: it may go and come back, so its absence is told once and waited out."""
+
+    def __init__(self, home: Home, clock: Callable[[], float] = time.monotonic) -> None:
+        self._home = home
+        self._clock = clock
+        self._looked = self._seen = clock()
+        self._told = False
+
+    def look(self) -> None:
+        """Look at most once a second; say so on standard error after `ABSENT_S` without a worker."""
+        from registry.lock import held
+
+        now = self._clock()
+        if now - self._looked < _LOOK_S:
+            return
+        self._looked = now
+        if held(self._home.worker_lock):
+            self._seen = now
+            self._told = False
+        elif now - self._seen > ABSENT_S and not self._told:
+            self._told = True
+            errors.print(
+                f"No worker has run for {ABSENT_S:.0f} s on {self._home.data_dir}; the job waits until one is started "
+                "(driftline worker).",
+                markup=False,
+                soft_wrap=True,
+            )

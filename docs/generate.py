@@ -14,6 +14,19 @@ from monitoring.metrics import Metrics
 from service.settings import Settings
 
 FOLDER = Path(__file__).resolve().parent
+WORKER_SETTINGS = """\
+## The worker
+
+The training worker, started by `driftline serve`, `driftline worker` or `driftline retrain --wait`, reads
+`DRIFTLINE_PROVIDER`, `DRIFTLINE_PRECISION` and `DRIFTLINE_THREADS` as well, and these:
+
+| variable | default | meaning |
+| --- | --- | --- |
+| `DRIFTLINE_WORKER_ID` | kept in `worker.id` in the data folder | Only on PostgreSQL: the name under which the \
+worker's unfinished jobs are kept. The next worker under that name takes them up, so set it where the data \
+folder does not outlive the worker; no two workers may share one. |
+| `DRIFTLINE_CRASH_AT` |  | For tests: the worker kills itself at this point of a job, such as `publish.after`. |
+"""
 
 
 def metrics_page() -> str:
@@ -39,7 +52,7 @@ def settings_page() -> str:
         "# Settings\n\n"
         "Environment variables of `driftline serve`. `DRIFTLINE_DATA_DIR` and `DRIFTLINE_DATABASE_URL` hold for every\n"
         "command; options on the command line win.\n\n"
-        f"| variable | default | meaning |\n| --- | --- | --- |\n{rows}\n"
+        f"| variable | default | meaning |\n| --- | --- | --- |\n{rows}\n\n{WORKER_SETTINGS}"
     )
 
 

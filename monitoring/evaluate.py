@@ -23,7 +23,9 @@ class MonitorSettings:
     """How a monitor judges.
 
     window: observations in one tumbling window. arl: while traffic is exchangeable with the calibration items, the
-    whole monitor raises at most one false alarm in this many observations on average. min_novelty_ratio: an alarm
+    whole monitor raises at most one false alarm in this many observations on average. That average runs over draws of
+    the calibration items as well as of the traffic: a given reference, with its one draw, may run shorter or longer,
+    and the more so the fewer calibration items it has. min_novelty_ratio: an alarm
     needs this many times the expected novelty rate. min_tv: or this total variation above its null mean.
     """
 

@@ -1,4 +1,4 @@
-"""The gate: may this candidate replace the champion? Judged item by item on rows no fit has seen, with reasons."""
+"""The gate: may this candidate replace the champion? Judged item by item on rows neither was fitted on."""
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -15,6 +15,9 @@ from monitoring.reasons import Reason
 
 PRIMARY: Final = "ndcg_at_10"
 GUARDS: Final = ("knn_accuracy",)
+FALLBACK_GUARD: Final = "nn_accuracy"
+MARGIN_CAP: Final = 0.05
+"""A small set widens a guard's margin up to here and no further: a bigger loss is one that users notice."""
 
 
 class Outcome(StrEnum):
@@ -29,10 +32,12 @@ class Outcome(StrEnum):
 class GateSettings:
     """When a candidate passes.
 
-    primary: the metric that must improve. guards: metrics that must not get worse, judged where they were scored.
-    min_effect: the least improvement of the primary's mean that is worth a promotion. margin: how much a guard may
-    lose; never less than margin_items items of the gate set, since a small set cannot prove less. min_items: below
-    this no verdict but inconclusive. All in units of the metric, 0.01 = one point.
+    primary: the metric that must improve. guards: metrics that must not get worse, judged where they were scored;
+    where none of them was (pairs have no knn_accuracy), nn_accuracy guards. min_effect: the least improvement of the
+    primary's mean that is worth a promotion. margin: how much a guard may lose; on a small gate set as much as
+    margin_items clusters of it, since it cannot prove less, but then never more than MARGIN_CAP. min_items,
+    min_clusters: with fewer items, or fewer independent clusters of them, there is no verdict but inconclusive.
+    Effects and margins in units of the metric, 0.01 = one point.
     """
 
     primary: str = PRIMARY
@@ -41,6 +46,7 @@ class GateSettings:
     margin: float = 0.02
     margin_items: int = 5
     min_items: int = 30
+    min_clusters: int = 20
     confidence: float = 0.95
     resamples: int = 10_000
     seed: int = 0
@@ -49,12 +55,16 @@ class GateSettings:
     def __post_init__(self) -> None:
         if not 0 <= self.min_effect < 1 or not 0 < self.margin < 1 or not 0.5 < self.confidence < 1:
             raise ValueError("min_effect and margin must lie in [0, 1), confidence in (0.5, 1)")
-        if self.min_items < 2 or self.resamples < 100 or self.margin_items < 0:
-            raise ValueError("min_items must be at least 2, resamples at least 100, margin_items at least 0")
+        if min(self.min_items, self.min_clusters) < 2 or self.resamples < 100 or self.margin_items < 0:
+            raise ValueError(
+                "min_items and min_clusters must be at least 2, resamples at least 100, margin_items at least 0"
+            )
+        if not self.guards:
+            raise ValueError("guards must name at least one metric")
 
-    def margin_for(self, items: int) -> float:
-        """The non-inferiority margin on a gate set of this size."""
-        return max(self.margin, self.margin_items / items)
+    def margin_for(self, clusters: int) -> float:
+        """The non-inferiority margin on a gate set of so many clusters."""
+        return max(self.margin, min(MARGIN_CAP, self.margin_items / clusters))
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,10 +110,12 @@ def judge(
 ) -> Verdict:
     """Compare a candidate with the champion (with the base when there is none) and with the base, on the same items.
 
-    pass: the primary metric is better than the champion's by at least min_effect with a lower bound above 0, no guard
-    can have lost more than its margin, the candidate is not worse than the base either, and its geometry holds.
-    fail: the primary or a guard is worse beyond doubt, or the geometry collapsed. Everything else is inconclusive.
-    `clusters` marks items that share a source; they are drawn together.
+    pass: the primary metric is better than the champion's by at least min_effect with a lower bound above 0, the
+    lower bound of every guard, and of the primary against the base, excludes a loss of the margin or more, and the
+    geometry holds. fail: the primary is worse than the champion's beyond doubt (its interval lies below 0), or a guard
+    (or the primary against the base) is so and may have lost more than the margin, or the geometry collapsed. A guard
+    that is surely a little worse, by less than the margin, passes; its reason says so. Everything else is inconclusive.
+    `clusters` marks items that share a source; they are drawn together and count as one wherever numbers matter.
 
     Raises:
         VectorsRefused: scores of different lengths, a missing metric, or values that are not finite.
@@ -111,36 +123,35 @@ def judge(
     rules = settings or GateSettings()
     rival = champion or base
     items = _items(candidate, [rival, base], rules)
-    reasons: list[Reason] = []
-    doubts: list[bool] = []
-    metrics: dict[str, Any] = {"items": items, "means": {c.name: c.means() for c in (candidate, rival, base)}}
-
-    if items < rules.min_items:
-        text = f"the gate set has {items} items; at least {rules.min_items} are needed for a verdict"
-        reasons.append(Reason("too_few_items", text, {"items": items, "needed": rules.min_items}, ok=False))
-        doubts.append(True)
+    drawn = items if clusters is None else len(np.unique(np.asarray(clusters)))
+    short = _too_few(items, drawn, rules)
+    reasons = list(short)
+    guards = _guards(candidate, rules)
+    metrics: dict[str, Any] = {
+        "items": items,
+        "clusters": drawn,
+        "means": {c.name: c.means() for c in (candidate, rival, base)},
+    }
 
     rivals = [rival] if rival is base else [rival, base]
     for other in rivals:
         compared = _compare(candidate, other, rules, clusters)
         metrics[f"vs_{other.name}"] = {name: asdict(interval) for name, interval in compared.items()}
         for name, interval in compared.items():
-            if name not in (rules.primary, *rules.guards):
+            if name not in (rules.primary, *guards):
                 continue  # reported, not ruled on
             if name == rules.primary and other is rival:
-                reason, broken = _superior(name, other.name, interval, rules)
+                reasons.append(_superior(name, other.name, interval, rules))
             else:
-                reason, broken = _not_inferior(name, other.name, interval, rules)
-            reasons.append(reason)
-            doubts.append(not reason.ok and not broken)
+                reasons.append(_not_inferior(name, other.name, interval, rules))
     broken_geometry, geometry, facts = geometry_reasons(candidate.generic, base.generic, rules.geometry)
     metrics["geometry"] = facts
     reasons.extend(geometry)
 
     worse = [r for r in reasons if r.code.endswith("_worse")]
-    if broken_geometry or (worse and items >= rules.min_items):
+    if broken_geometry or (worse and not short):
         outcome = Outcome.FAIL
-    elif worse or any(doubts) or not all(r.ok for r in reasons):
+    elif not all(r.ok for r in reasons):
         outcome = Outcome.INCONCLUSIVE
     else:
         outcome = Outcome.PASS
@@ -157,6 +168,26 @@ def _items(candidate: Contender, others: list[Contender], rules: GateSettings) -
         if missing:
             raise VectorsRefused(f"{contender.name} has no scores for {', '.join(missing)}")
     return lengths.pop()
+
+
+def _too_few(items: int, clusters: int, rules: GateSettings) -> list[Reason]:
+    found = []
+    if items < rules.min_items:
+        text = f"the gate set has {items} items; at least {rules.min_items} are needed for a verdict"
+        found.append(Reason("too_few_items", text, {"items": items, "needed": rules.min_items}, ok=False))
+    if clusters < rules.min_clusters:
+        text = (
+            f"the {items} items of the gate set are {clusters} independent clusters (near-duplicates and groups count "
+            f"once); at least {rules.min_clusters} are needed for a verdict"
+        )
+        numbers: dict[str, float] = {"clusters": clusters, "items": items, "needed": rules.min_clusters}
+        found.append(Reason("too_few_clusters", text, numbers, ok=False))
+    return found
+
+
+def _guards(candidate: Contender, rules: GateSettings) -> tuple[str, ...]:
+    scored = tuple(name for name in rules.guards if name in candidate.scores)
+    return scored or (FALLBACK_GUARD,)
 
 
 def _compare(
@@ -180,35 +211,44 @@ def _compare(
     }
 
 
-def _superior(metric: str, other: str, found: Interval, rules: GateSettings) -> tuple[Reason, bool]:
+def _superior(metric: str, other: str, found: Interval, rules: GateSettings) -> Reason:
     numbers = {**_numbers(found), "min_effect": rules.min_effect}
     told = f"{metric} against {other}: {_points(found)}"
     if found.high < 0:
-        return Reason(f"{metric}_worse", f"{told}; worse beyond doubt", numbers, ok=False), True
+        return Reason(f"{metric}_worse", f"{told}; worse beyond doubt", numbers, ok=False)
     if found.low > 0 and found.mean >= rules.min_effect:
-        return Reason(
-            f"{metric}_better", f"{told}; better, by at least {_point(rules.min_effect)}", numbers, ok=True
-        ), False
+        return Reason(f"{metric}_better", f"{told}; better, by at least {_point(rules.min_effect)}", numbers, ok=True)
     if found.low > 0:
         text = f"{told}; better, but by less than {_point(rules.min_effect)}"
-        return Reason(f"{metric}_too_small", text, numbers, ok=False), False
-    return Reason(f"{metric}_unclear", f"{told}; the interval does not exclude 0", numbers, ok=False), False
+        return Reason(f"{metric}_too_small", text, numbers, ok=False)
+    return Reason(
+        f"{metric}_unclear", f"{told}; the interval does not exclude 0 with {_size(found)}", numbers, ok=False
+    )
 
 
-def _not_inferior(metric: str, other: str, found: Interval, rules: GateSettings) -> tuple[Reason, bool]:
-    margin = rules.margin_for(found.items)
+def _not_inferior(metric: str, other: str, found: Interval, rules: GateSettings) -> Reason:
+    margin = rules.margin_for(found.clusters)
     numbers = {**_numbers(found), "margin": margin}
     told = f"{metric} against {other}: {_points(found)}"
     if found.low > -margin:
-        return Reason(f"{metric}_kept", f"{told}; a loss above {_point(margin)} is excluded", numbers, ok=True), False
+        surely = "a little worse, but " if found.high < 0 else ""
+        text = f"{told}; {surely}a loss above {_point(margin)} is excluded"
+        return Reason(f"{metric}_kept", text, numbers, ok=True)
     if found.high < 0:
-        return Reason(f"{metric}_worse", f"{told}; worse beyond doubt", numbers, ok=False), True
-    text = f"{told}; a loss above {_point(margin)} cannot be excluded with {found.items} items"
-    return Reason(f"{metric}_unclear", text, numbers, ok=False), False
+        return Reason(f"{metric}_worse", f"{told}; worse beyond doubt", numbers, ok=False)
+    text = f"{told}; a loss above {_point(margin)} cannot be excluded with {_size(found)}"
+    return Reason(f"{metric}_unclear", text, numbers, ok=False)
 
 
 def _numbers(found: Interval) -> dict[str, float]:
-    return {"mean": found.mean, "low": found.low, "high": found.high, "items": found.items}
+    return {
+        "mean": found.mean, "low": found.low, "high": found.high, "items": found.items, "clusters": found.clusters,
+    }  # fmt: skip
+
+
+def _size(found: Interval) -> str:
+    grouped = f" in {found.clusters} clusters" if found.clusters < found.items else ""
+    return f"{found.items} items{grouped}"
 
 
 def _points(found: Interval) -> str:

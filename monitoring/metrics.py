@@ -95,6 +95,9 @@ class Metrics:
         self.dropped_callers = self._counter(
             "driftline_dropped_callers", (), "Callers who left before their texts were computed."
         )
+        self.skipped_texts = self._counter(
+            "driftline_skipped_texts", (), "Texts that were not computed because every caller who asked had left."
+        )
         self.cache_hits = self._counter("driftline_cache_hits", (), "Texts whose base vector was in the cache.")
         self.cache_misses = self._counter("driftline_cache_misses", (), "Texts whose base vector had to be computed.")
         self.cache_single_flight = self._counter(
@@ -128,6 +131,11 @@ class Metrics:
     def _drift(self) -> None:
         one = ("adapter",)
         self.observations = self._counter("driftline_drift_observations", one, "Vectors the drift monitor has seen.")
+        self.evidence = self._counter(
+            "driftline_drift_evidence",
+            one,
+            "Vectors that entered the alarm's window: all of a small request, a sample of a large one.",
+        )
         self.novel_observations = self._counter(
             "driftline_drift_novel_observations",
             one,
@@ -195,13 +203,23 @@ class DriftRecorder:
     def __init__(self, metrics: Metrics, adapter: str, version: str, reference: Reference) -> None:
         self._metrics = metrics
         self._adapter = adapter
+        self._version = version
+        self._reference = reference
+        self._closed = False
+        self.open()
+
+    def open(self) -> None:
+        """Show this version's series, in place of those of the adapter's former version."""
+        metrics, adapter, reference = self._metrics, self._adapter, self._reference
+        self._closed = False
         self._forget()
         metrics.reference_info.labels(
-            adapter, version, reference.digest[:12], str(reference.n_cal), f"{reference.alpha0:g}"
+            adapter, self._version, reference.digest[:12], str(reference.n_cal), f"{reference.alpha0:g}"
         ).set(1)
         metrics.calibrated.labels(adapter).set(float(reference.calibrated))
         metrics.alarm_active.labels(adapter).set(0)
         metrics.observations.labels(adapter)
+        metrics.evidence.labels(adapter)
         metrics.novel_observations.labels(adapter)
         for cell in reference.cells:
             metrics.cell_observations.labels(adapter, str(cell.index))
@@ -217,14 +235,18 @@ class DriftRecorder:
             instrument.remove_by_labels({"adapter": self._adapter})
 
     def close(self) -> None:
-        """Remove this adapter's drift gauges, when it is watched no longer."""
+        """Remove this adapter's drift gauges, when it is watched no longer; until `open` nothing is shown."""
+        self._closed = True
         self._forget()
         for gauge in (self._metrics.alarm_active, self._metrics.calibrated, self._metrics.reading_timestamp):
             gauge.remove_by_labels({"adapter": self._adapter})
 
-    def observed(self, scored: Scored, novel_rank: int) -> None:
-        """Count a batch of scored vectors."""
+    def observed(self, scored: Scored, novel_rank: int, evidence: int) -> None:
+        """Count a batch of scored vectors, `evidence` of which enter the window."""
+        if self._closed:
+            return
         self._metrics.observations.labels(self._adapter).inc(len(scored))
+        self._metrics.evidence.labels(self._adapter).inc(evidence)
         self._metrics.novel_observations.labels(self._adapter).inc(int((scored.ranks <= novel_rank).sum()))
         for cell in scored.cells:
             self._metrics.cell_observations.labels(self._adapter, str(int(cell))).inc()
@@ -234,6 +256,8 @@ class DriftRecorder:
 
     def evaluated(self, reading: WindowReading) -> None:
         """Show the judgement of a window."""
+        if self._closed:
+            return
         self._metrics.windows.labels(self._adapter).inc()
         self._metrics.reading_timestamp.labels(self._adapter).set_to_current_time()
         for statistic in reading.statistics:
@@ -247,4 +271,5 @@ class DriftRecorder:
 
     def alarm_changed(self, active: bool) -> None:
         """Show whether the latched alarm is active."""
-        self._metrics.alarm_active.labels(self._adapter).set(float(active))
+        if not self._closed:
+            self._metrics.alarm_active.labels(self._adapter).set(float(active))

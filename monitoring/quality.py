@@ -16,6 +16,8 @@ from monitoring.search import FlatIndex
 
 Scores = NDArray[np.float64]
 K: Final = 10
+METRICS: Final = ("ndcg_at_10", "knn_accuracy", "nn_accuracy")
+"""What the gate can judge by; pairs have no knn_accuracy."""
 _CHUNK_BYTES: Final = 4_000_000
 _FEW: Final = 32
 
@@ -92,12 +94,13 @@ def pair_scores(corpus: ArrayLike, queries: ArrayLike, relevant: Sequence[Collec
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """A mean with its bootstrap interval."""
+    """A mean of `items` values with its bootstrap interval, which rests on `clusters` independent draws."""
 
     mean: float
     low: float
     high: float
     items: int
+    clusters: int
     confidence: float
 
 
@@ -112,7 +115,8 @@ def paired_bootstrap(
     """Percentile bootstrap interval of the mean of per-item differences (m,), seeded.
 
     With `clusters` (m,), one mark for each item (author, conversation, near-duplicate group), whole clusters are
-    drawn: items of one source are not independent, and drawing them singly would make the interval too narrow.
+    drawn: items of one source are not independent, and drawing them singly would make the interval too narrow. Few
+    clusters make it too narrow all the same (one cluster gives no width at all), so a verdict asks how many there are.
 
     Raises:
         VectorsRefused: no items, lengths that differ, or values that are not finite.
@@ -122,17 +126,17 @@ def paired_bootstrap(
         raise VectorsRefused("differences must be a vector of finite numbers with at least one item")
     rng = np.random.default_rng(seed)
     if clusters is None:
-        means = _resampled_means(rng, values, n)
+        means, drawn = _resampled_means(rng, values, n), len(values)
     else:
         marks = np.asarray(clusters)
         if marks.shape != values.shape:
             raise VectorsRefused("clusters must have one mark for each item")
         _, inverse = np.unique(marks, return_inverse=True)
         sums = np.bincount(inverse, weights=values).astype(np.float64)
-        means = _resampled_ratios(rng, sums, np.bincount(inverse).astype(np.float64), n)
+        means, drawn = _resampled_ratios(rng, sums, np.bincount(inverse).astype(np.float64), n), len(sums)
     tail = (1 - confidence) / 2
     low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(values.mean()), float(low), float(high), len(values), confidence)
+    return Interval(float(values.mean()), float(low), float(high), len(values), drawn, confidence)
 
 
 def _resampled_means(rng: np.random.Generator, values: Scores, n: int) -> Scores:

@@ -4,14 +4,14 @@ import dataclasses
 import json
 import math
 import tomllib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from monitoring.collapse import GeometryLimits
 from monitoring.errors import RecipeRefused
 from monitoring.gate import GateSettings
+from monitoring.limits import gate_settings, shown
 from registry.row import RowKind
 
 MAX_BYTES = 100_000
@@ -40,10 +40,12 @@ class Recipe:
         identity: Weight of the penalty on leaving the base vectors.
         patience: Evaluations without a better selection score before the fit ends.
         alpha: Share of the residual that is kept, in (0, 1]; None chooses it on the selection split.
-        seed: Seed of the split, the initial weights and the batches.
-        promote: Whether a version whose verdict is `pass` goes live at once.
+        seed: Seed of the split, the initial weights and the batches. Under another seed than the live version's, most
+            rows held out were fitted by that version and are not judged on.
+        promote: Whether a version whose verdict is `pass` goes live at once. With a gate that is laxer than the
+            defaults in any field it never does: it stays a candidate, and the job says why.
         time_budget_s: Longest the fit may take, in seconds.
-        gate: Settings of the gate that differ from its defaults.
+        gate: Settings of the gate that differ from its defaults; monitoring/limits.py has their ranges.
     """
 
     method: str = "head"
@@ -88,7 +90,7 @@ class Recipe:
             RecipeRefused: A field is unknown, of the wrong type, or out of range; the message names it.
         """
         fields = {f.name: f for f in dataclasses.fields(cls)}
-        unknown = _shown(name for name in mapping if name not in fields)
+        unknown = shown([name for name in mapping if name not in fields])
         if unknown:
             raise RecipeRefused(f"recipe: unknown field {unknown}; known are {', '.join(fields)}")
         values: dict[str, Any] = {name: _typed(name, value) for name, value in mapping.items()}
@@ -136,6 +138,8 @@ class Recipe:
             raise RecipeRefused(
                 f'recipe: loss "{self.loss}" is not for {kind.value} rows; leave it out or say "{wanted}"'
             )
+        if kind is RowKind.PAIRS and self.gate_settings().primary == "knn_accuracy":
+            raise RecipeRefused("recipe: gate.primary knn_accuracy is not measured on pairs; leave it out")
         opened: dict[str, Any] = {name: value for name, value in _TUNED[wanted].items() if getattr(self, name) is None}
         return dataclasses.replace(self, loss=wanted, **opened)
 
@@ -143,27 +147,9 @@ class Recipe:
         """The gate's settings with this recipe's changes.
 
         Raises:
-            RecipeRefused: A gate field is unknown or out of range.
+            RecipeRefused: A gate field is unknown, of the wrong type, or out of range; the message names it.
         """
-        fields = {f.name for f in dataclasses.fields(GateSettings)}
-        unknown = _shown(name for name in self.gate if name not in fields)
-        if unknown:
-            raise RecipeRefused(f"recipe: unknown gate field {unknown}; known are {', '.join(sorted(fields))}")
-        values = dict(self.gate)
-        try:
-            if "geometry" in values:
-                values["geometry"] = GeometryLimits(**values["geometry"])
-            if values.get("guards") is not None:
-                values["guards"] = tuple(values["guards"])
-            return GateSettings(**values)
-        except (TypeError, ValueError) as error:
-            raise RecipeRefused("recipe: gate: a value has the wrong type or is out of range") from error
-
-
-def _shown(names: Iterable[object]) -> str:
-    """Names of fields for a message; what is no plausible name is not repeated."""
-    plain = (str(name) for name in names)
-    return ", ".join(sorted(name if name.isidentifier() and len(name) <= 40 else "(no name)" for name in plain))
+        return gate_settings(self.gate)
 
 
 _INTEGERS = {"hidden", "steps", "batch_size", "patience", "seed"}

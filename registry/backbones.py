@@ -9,8 +9,8 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry import events
-from registry.errors import Conflict, NotFound
-from registry.names import storable, valid_backbone_name, valid_digest
+from registry.errors import Conflict
+from registry.names import valid_backbone_name, valid_digest
 from registry.tables import AdapterRecord, BackboneRecord, now
 
 
@@ -60,24 +60,6 @@ def default(session: Session) -> Backbone | None:
     """The backbone imported first, None when there is none."""
     row = session.scalar(select(BackboneRecord).order_by(BackboneRecord.id).limit(1))
     return None if row is None else _backbone(row)
-
-
-def get(session: Session, name: str) -> Backbone:
-    """The backbone of that name. Raises NotFound."""
-    known = select(BackboneRecord).where(BackboneRecord.name == name)
-    row = session.scalar(known) if storable(name) else None
-    if row is None:
-        raise NotFound("backbone", name)
-    return _backbone(row)
-
-
-def by_digest(session: Session, digest: str) -> Backbone:
-    """The backbone whose manifest has that digest. Raises NotFound."""
-    known = select(BackboneRecord).where(BackboneRecord.digest == digest)
-    row = session.scalar(known) if storable(digest) else None
-    if row is None:
-        raise NotFound("backbone", digest)
-    return _backbone(row)
 
 
 def all(session: Session) -> list[Backbone]:

@@ -15,7 +15,7 @@ from typing import Any
 
 import orjson
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, OperationalError
+from sqlalchemy.exc import ArgumentError, DataError, DBAPIError, IntegrityError, NoSuchModuleError, ProgrammingError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session
 
@@ -24,6 +24,8 @@ from registry.errors import RegistryError, Unavailable
 
 LOCK_SECONDS = 30
 """Seconds a writer waits for its turn before it gives up."""
+CONNECT_SECONDS = 5
+"""Seconds to wait for a server's answer to a connection, and for a free one of the pool."""
 WRITER_LOCK = 0x6472_6966_746C_696E
 """The advisory lock of PostgreSQL that writers take: the bytes of "driftlin"."""
 _WRITES = "driftline_writes"
@@ -99,6 +101,17 @@ def _engine(url: URL) -> Engine:
     }
     if url.get_backend_name() == "postgresql":
         options["pool_pre_ping"] = True
+        options["pool_timeout"] = CONNECT_SECONDS
+        # A server that is gone without a word must not hold threads for the minutes TCP would wait; what the URL
+        # itself says wins.
+        patience = {
+            "connect_timeout": CONNECT_SECONDS,
+            "keepalives_idle": CONNECT_SECONDS,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "tcp_user_timeout": 2_000 * CONNECT_SECONDS,
+        }
+        options["connect_args"] = {name: value for name, value in patience.items() if name not in url.query}
     try:
         return create_engine(url, **options)
     except ModuleNotFoundError:
@@ -157,10 +170,13 @@ def _set_up_postgresql(engine: Engine) -> None:
 
 @contextlib.contextmanager
 def _translated() -> Iterator[None]:
-    """Turn "no connection" and "still locked" into the registry's own error."""
+    """Turn whatever the database says into the registry's own error."""
     try:
         yield
-    except OperationalError as error:
+    except (IntegrityError, DataError, ProgrammingError) as error:
+        # The database is there, and refuses what this program asks of it.
+        raise RegistryError(f"the registry's database refused a statement ({type(error.orig).__name__})") from error
+    except DBAPIError as error:
         # SQLite's own words are a short fixed list; a PostgreSQL driver's name hosts and users.
         why = str(error.orig) if isinstance(error.orig, sqlite3.Error) else type(error.orig).__name__
         raise Unavailable(f"the registry's database is not available ({why})") from error

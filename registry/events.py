@@ -38,12 +38,6 @@ def record(
     return _event(row)
 
 
-def since(session: Session, after: int, limit: int = 500) -> list[Event]:
-    """The events with an id above `after`, oldest first, at most `limit`."""
-    rows = session.scalars(select(EventRecord).where(EventRecord.id > after).order_by(EventRecord.id).limit(limit))
-    return [_event(row) for row in rows]
-
-
 def latest_id(session: Session) -> int:
     """The id of the last event, 0 when there is none; cheap enough to poll."""
     return session.scalar(select(func.max(EventRecord.id))) or 0

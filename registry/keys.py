@@ -115,15 +115,6 @@ def issue(
     return _key(row), secret
 
 
-def check(session: Session, secret: str) -> Key | None:
-    """The key of a secret, None when it is malformed, unknown, revoked or expired."""
-    key_id = _match(secret)
-    if key_id is None:
-        return None
-    row = session.get(KeyRecord, key_id)
-    return KeyTable({} if row is None else {row.id: (row.digest, _key(row))}).check(secret)
-
-
 def verifier(session: Session) -> KeyTable:
     """All keys as a table that works without the database."""
     return KeyTable({row.id: (row.digest, _key(row)) for row in session.scalars(select(KeyRecord))})

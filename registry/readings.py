@@ -1,11 +1,15 @@
-"""Stored drift measurements, and what the monitor of a version remembers between restarts."""
+"""Stored drift measurements, and what the monitor of a version remembers between restarts.
+
+Several services may watch one version. Whoever finds an alarm stores it; from then on it stands for all of them until
+somebody acknowledges it, and nothing else releases it.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import delete, select
 from sqlalchemy.orm import Session
 
 from registry import events, versions
@@ -70,6 +74,16 @@ def add(
     return _reading(row)
 
 
+def trim(session: Session, adapter: str, version: int, keep: int) -> None:
+    """Delete all but the newest `keep` measurements of a version."""
+    mine = (ReadingRecord.adapter == adapter, ReadingRecord.version == version)
+    oldest = session.scalar(
+        select(ReadingRecord.id).where(*mine).order_by(ReadingRecord.id.desc()).offset(keep).limit(1)
+    )
+    if oldest is not None:
+        session.execute(delete(ReadingRecord).where(*mine, ReadingRecord.id <= oldest))
+
+
 def latest(session: Session, adapter: str, limit: int = 50, *, version: int | None = None) -> list[Reading]:
     """The last measurements of an adapter, newest first, perhaps of one version."""
     if not storable(adapter):
@@ -89,20 +103,24 @@ def get_state(session: Session, adapter: str, version: int | None = None) -> Mon
 def put_state(
     session: Session, adapter: str, version: int, *, state: Mapping[str, Any], alarm_active: bool
 ) -> MonitorState:
-    """Store what the monitor remembers; an alarm that begins or ends is an event, and a new one is unacknowledged."""
+    """Store what the monitor remembers; an alarm that begins is an event, and unacknowledged.
+
+    An alarm that stands is never ended here, whatever `alarm_active` says: the caller may be another service than the
+    one that found it. The answer's `alarm_active` says whether one stands.
+    """
     row = session.get(MonitorRecord, (adapter, version))
     if row is None:
         row = MonitorRecord(adapter=adapter, version=version, alarm_active=False)
         session.add(row)
-    begins, ends = alarm_active and not row.alarm_active, row.alarm_active and not alarm_active
+    begins = alarm_active and not row.alarm_active
     row.state = dict(state)
-    row.alarm_active = alarm_active
     row.updated_at = now()
     if begins:
-        row.alarm_since, row.acknowledged_at, row.acknowledged_by = row.updated_at, None, None
+        row.alarm_active, row.alarm_since = True, row.updated_at
+        row.acknowledged_at, row.acknowledged_by = None, None
     session.flush()
-    if begins or ends:
-        events.record(session, "drift.alarm_began" if begins else "drift.alarm_ended", f"{adapter}@{version}")
+    if begins:
+        events.record(session, "drift.alarm_began", f"{adapter}@{version}")
     return _state(row)
 
 

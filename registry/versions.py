@@ -207,16 +207,16 @@ def promote(
 ) -> Version:
     """Make a version live and retire the one before it; promoting the live version again changes nothing.
 
-    Raises NotFound; Conflict when the version was rejected and `force` is not set, or when something else than
-    `expect_live` (a number, None for nothing) is live.
+    Raises NotFound; Conflict when something else than `expect_live` (a number, None for nothing) is live, or when the
+    version was rejected and `force` is not set.
     """
     row = _version_row(session, adapter, number)
-    if row.state is VersionState.LIVE:
-        return _version(row)
     before = _live_row(session, adapter)
     found = None if before is None else before.number
     if expect_live is not ANY and expect_live != found:
         raise Conflict(f"version {found} of {adapter} is live, not {expect_live}: somebody else moved it")
+    if row.state is VersionState.LIVE:
+        return _version(row)
     if row.state is VersionState.REJECTED and not force:
         raise Conflict(f"{adapter}@{number} was rejected by the gate; only force makes it live")
     moment = now()

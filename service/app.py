@@ -31,6 +31,7 @@ from service.settings import Settings
 from service.snapshot import Snapshot
 from service.state import Service
 from service.supervise import Supervisor
+from service.threads import Threads
 from service.version import VERSION
 from service.watch import Watch
 
@@ -85,7 +86,15 @@ def build(settings: Settings) -> Service:
     keyring = Keyring(loopback=settings.loopback)
     keyring.load(registry)
     monitoring = MonitorSettings(window=settings.drift_window, arl=settings.drift_arl)
-    watch = Watch(registry, metrics, monitoring, limit=settings.drift_queue)
+    threads = Threads()
+    watch = Watch(
+        registry,
+        metrics,
+        monitoring,
+        limit=settings.drift_queue,
+        per_request=settings.drift_per_request,
+        keep=settings.drift_readings,
+    )
 
     def open_encoder(digest: str) -> Encoder:
         return Encoder.open(
@@ -101,6 +110,7 @@ def build(settings: Settings) -> Service:
             encoder,
             cache,
             recorder,
+            threads.encode,
             batch_tokens=settings.max_batch_tokens,
             queue_tokens=settings.queue_tokens,
             max_request_tokens=settings.max_request_tokens,
@@ -114,12 +124,13 @@ def build(settings: Settings) -> Service:
     catalog = Catalog(
         registry,
         keyring,
+        threads.load,
         open_encoder=open_encoder,
         make_embedder=make_embedder,
         pinned_versions=settings.pinned_versions,
         on_change=changed,
     )
-    return Service(settings, home, registry, keyring, cache, catalog, watch, metrics, recorder)
+    return Service(settings, home, registry, keyring, cache, catalog, watch, metrics, recorder, threads)
 
 
 @asynccontextmanager
@@ -130,6 +141,7 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         # Undone in reverse: first the worker, then the poll, then the runtime, the monitors (which store their state
         # in the registry) and the registry itself.
         stack.callback(service.registry.close)
+        stack.callback(service.threads.close)
         stack.push_async_callback(asyncio.to_thread, service.watch.stop)
         stack.push_async_callback(asyncio.to_thread, service.catalog.stop)
         await stack.enter_async_context(_background(service.catalog.follow(service.settings.poll_seconds)))

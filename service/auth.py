@@ -57,11 +57,11 @@ class Keyring:
         """
         return self._loopback and self._table is not None and not self._table.entries
 
-    def caller(self, authorization: str | None, scope: Scope) -> Caller:
-        """Who asks, if they may.
+    def caller(self, authorization: str | None, *scopes: Scope) -> Caller:
+        """Who asks, if they may; any one of the scopes will do.
 
         Raises:
-            Problem: 401 without a valid key, 403 when the key lacks the scope.
+            Problem: 401 without a valid key, 403 when the key has none of the scopes.
         """
         if self.open:
             return Caller(LOCAL)
@@ -71,9 +71,10 @@ class Keyring:
         key = self._table.check(secret.strip()) if self._table is not None else None
         if key is None:
             raise _unauthorized("The API key is not valid.", "invalid_api_key", ', error="invalid_token"')
-        if not key.allows(scope):
-            message = f"The API key lacks the scope {scope.value!r}."
-            challenge = f'Bearer realm="driftline", error="insufficient_scope", scope="{scope.value}"'
+        if not any(key.allows(scope) for scope in scopes):
+            wanted = " or ".join(repr(scope.value) for scope in scopes)
+            message = f"The API key lacks the scope {wanted}."
+            challenge = f'Bearer realm="driftline", error="insufficient_scope", scope="{scopes[0].value}"'
             raise Problem(403, message, code="missing_scope", headers={"WWW-Authenticate": challenge})
         self._used[key.id] = datetime.now(UTC)
         return Caller(key.name)
@@ -93,8 +94,8 @@ def _unauthorized(message: str, code: str, error: str) -> Problem:
 class _Needs(SecurityBase):
     """The dependency behind a route's access policy; FastAPI writes it into the OpenAPI document."""
 
-    def __init__(self, scope: Scope) -> None:
-        self.scope = scope
+    def __init__(self, *scopes: Scope) -> None:
+        self.scopes = scopes
         self.model = HTTPBearer(description="An API key made by `driftline key create` or POST /admin/keys.")
         self.scheme_name = "key"
 
@@ -104,11 +105,12 @@ class _Needs(SecurityBase):
     def caller(self, request: Request) -> Caller:
         """Who asks, for code that is not reached through FastAPI's dependencies."""
         keyring: Keyring = request.app.state.service.keyring
-        return keyring.caller(request.headers.get("authorization"), self.scope)
+        return keyring.caller(request.headers.get("authorization"), *self.scopes)
 
 
 embed_access = _Needs(Scope.EMBED)
 MayEmbed = Annotated[Caller, Security(embed_access, scopes=["embed"])]
+MayLook = Annotated[Caller, Security(_Needs(Scope.EMBED, Scope.READ), scopes=["embed", "read"])]
 MayRead = Annotated[Caller, Security(_Needs(Scope.READ), scopes=["read"])]
 MayTrain = Annotated[Caller, Security(_Needs(Scope.TRAIN), scopes=["train"])]
 MayAdmin = Annotated[Caller, Security(_Needs(Scope.ADMIN), scopes=["admin"])]

@@ -64,10 +64,13 @@ class Runtime(Protocol):
 
 
 class Observer(Protocol):
-    """Who is told of batches, for metrics; called on the runtime thread."""
+    """Who is told of batches and of what was left out, for metrics; called on the threads of the batcher."""
 
     def batch(self, *, texts: int, tokens: int, padded: int, seconds: float, waited: float) -> None:
         """One batch was computed; its oldest text had `waited` seconds for it."""
+
+    def skipped(self, texts: int) -> None:
+        """Texts were not computed because nobody waits for them any more."""
 
 
 @dataclass(slots=True)
@@ -106,7 +109,6 @@ class Batcher:
         self._work = threading.Condition(self._lock)
         self._plan = threading.Condition(self._lock)
         self.last_beat = time.monotonic()
-        self.skipped_texts = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = [
             threading.Thread(target=self._run, name="driftline-runtime", daemon=True),
@@ -158,7 +160,7 @@ class Batcher:
     def _cut(self) -> None:
         """Move up to a window of texts from the lines to `_ready`, as sorted batches; the lock is held."""
         taken: list[Flight] = []
-        tokens = 0
+        tokens = skipped = 0
         while self._lines and tokens < WINDOW * self.batch_tokens:
             line = self._lines.popleft()
             for _ in range(min(TURN, len(line))):
@@ -167,12 +169,14 @@ class Batcher:
                 self._unplanned -= size
                 if flight.dead:
                     self._waiting -= size
-                    self.skipped_texts += 1
+                    skipped += 1
                     continue
                 taken.append(flight)
                 tokens += size
             if line:
                 self._lines.append(line)
+        if skipped:
+            self._observer.skipped(skipped)
         for rows in plan_batches([len(flight.ids) for flight in taken], self.batch_tokens):
             self._ready.append(_Batch([taken[row] for row in rows]))
 

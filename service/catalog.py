@@ -28,11 +28,15 @@ from service.auth import Keyring
 from service.embedder import Embedder
 from service.errors import Problem, unknown_model
 from service.snapshot import AdapterView, LoadedBackbone, LoadedVersion, Snapshot, Target
+from service.threads import Pool
 
 log = structlog.get_logger()
 
 # After a version failed to load it is tried again at most this often, in seconds.
 RETRY_SECONDS = 15.0
+
+# References of versions that are not live, kept for /v1/neighbors: each may take 150 MB.
+REFERENCES = 2
 
 LOAD_ERRORS = (EncoderError, RegistryError, MonitoringError, OSError, ValueError)
 
@@ -57,6 +61,7 @@ class Catalog:
         self,
         registry: Registry,
         keyring: Keyring,
+        pool: Pool,
         *,
         open_encoder: Callable[[str], Encoder],
         make_embedder: Callable[[Encoder], Embedder],
@@ -69,11 +74,13 @@ class Catalog:
         self.loaded_once = False
         self.fault: str | None = None  # why a backbone is missing, if one could not be loaded
         self._keyring = keyring
+        self._pool = pool
         self._open_encoder = open_encoder
         self._make_embedder = make_embedder
         self._on_change = on_change
         self._pinned: OrderedDict[str, LoadedVersion] = OrderedDict()
         self._pinned_limit = pinned_versions
+        self._references: OrderedDict[str, Reference | None] = OrderedDict()
         self._latest = -1
         self._reported: set[str] = set()
         self._retry_at = float("inf")
@@ -97,10 +104,10 @@ class Catalog:
         """Bring the snapshot up to date with the registry and return it; cheap when nothing changed."""
         async with self._refreshing:
             loop = asyncio.get_running_loop()
-            found = await asyncio.to_thread(self._read, force or loop.time() >= self._retry_at)
+            found = await self._pool(self._read, force or loop.time() >= self._retry_at)
             if found is not None:
                 self._swap(found, loop.time())
-                await asyncio.to_thread(self._report, found.faults)
+                await self._pool(self._report, found.faults)
             return self.snapshot
 
     async def catch_up(self) -> None:
@@ -134,6 +141,8 @@ class Catalog:
                 embedder.start()
                 loaded[record.name] = LoadedBackbone(record, encoder, embedder)
         before, self.snapshot = self.snapshot, Snapshot(loaded, found.adapters, found.jobs)
+        for digest, version in list(self._pinned.items()):  # what was promoted has handed its reference on by now
+            self._pinned[digest] = LoadedVersion(version.record, version.head, None)
         self._latest = found.latest
         self.loaded_once = True
         self.fault = found.fault
@@ -182,22 +191,45 @@ class Catalog:
                 return target
             view, number = self._adapter(model)
             record = next(v for v in view.versions if v.number == number)
-            version = await asyncio.to_thread(self.prove, record)
+            version = await self._pool(self.prove, record)
             self.keep(version)
             return self._target(version)
 
-    def prove(self, record: Version) -> LoadedVersion:
+    async def reference(self, version: LoadedVersion) -> Reference | None:
+        """The reference of a version, loaded where the version does not carry it; None when it has none.
+
+        Raises:
+            Problem: 409 when it cannot be loaded.
+        """
+        record = version.record
+        if version.reference is not None or record.reference is None:
+            return version.reference
+        async with self._pinning:
+            found = self._references.pop(record.digest, None)
+            if found is None:
+                try:
+                    found = await self._pool(self._open_reference, record, version.head)
+                except LOAD_ERRORS as error:
+                    raise _unusable(record, error) from error
+            self._references[record.digest] = found
+            while len(self._references) > REFERENCES:
+                self._references.popitem(last=False)
+            return found
+
+    def prove(self, record: Version, *, reference: bool = False) -> LoadedVersion:
         """Load a version and prove it on its probes, whatever is being served (blocking).
+
+        Args:
+            reference: Load its reference too, as what is to go live needs.
 
         Raises:
             Problem: 409 when it cannot be loaded.
         """
         try:
-            return self._open_version(record)
+            head = self._open_head(record)
+            return LoadedVersion(record, head, self._open_reference(record, head) if reference else None)
         except LOAD_ERRORS as error:
-            log.warning("version_unusable", version=record.name, error=str(error))
-            message = f"The version {record.name} cannot be loaded: {error}"
-            raise Problem(409, message, code="version_unusable") from error
+            raise _unusable(record, error) from error
 
     def keep(self, version: LoadedVersion) -> None:
         """Keep a loaded version at hand; the least recently used one beyond the limit goes."""
@@ -258,27 +290,33 @@ class Catalog:
             return AdapterView(adapter, history, None)
         loaded = before if before is not None and before.record.digest == wanted.digest else None
         loaded = loaded or self._pinned.get(wanted.digest)
-        if loaded is not None:
-            # The head stays; the record is renewed, since its state and promotion time have changed.
-            return AdapterView(adapter, history, LoadedVersion(wanted, loaded.head, loaded.reference))
         try:
-            return AdapterView(adapter, history, self._open_version(wanted))
+            # What is loaded stays; the record is renewed, since its state and promotion time have changed.
+            head = loaded.head if loaded is not None else self._open_head(wanted)
+            reference = loaded.reference if loaded is not None else None
+            if reference is None:
+                reference = self._open_reference(wanted, head)
+            return AdapterView(adapter, history, LoadedVersion(wanted, head, reference))
         except LOAD_ERRORS as error:
             log.error("version_unusable", version=wanted.name, error=str(error))
             found.faults.append(wanted)
             return AdapterView(adapter, history, before, f"{wanted.name} cannot be loaded: {error}")
 
-    def _open_version(self, record: Version) -> LoadedVersion:
-        """Load a version and prove its head on its probes (blocking)."""
+    def _open_head(self, record: Version) -> Head:
+        """Load a version's head and prove it on its probes (blocking)."""
         head = Head.open(record.digest, self.registry.fetch)
         if head.manifest.backbone != record.backbone:
             raise ValueError("its manifest names another backbone than the registry")
-        reference = None
-        if record.reference is not None:
-            reference = Reference.from_bytes(self.registry.fetch(record.reference))
-            if reference.dimension != head.manifest.dimension:
-                raise ValueError("its reference has another dimension than its head")
-        return LoadedVersion(record, head, reference)
+        return head
+
+    def _open_reference(self, record: Version, head: Head) -> Reference | None:
+        """Load a version's reference, None when it has none (blocking)."""
+        if record.reference is None:
+            return None
+        reference = Reference.from_bytes(self.registry.fetch(record.reference))
+        if reference.dimension != head.manifest.dimension:
+            raise ValueError("its reference has another dimension than its head")
+        return reference
 
     def _report(self, faults: list[Version]) -> None:
         """Record one event for each version that could not be loaded, once a process."""
@@ -288,3 +326,8 @@ class Catalog:
             with self.registry.writing() as session:
                 events.record(session, "version.unusable", version.name, "service")
             self._reported.add(version.digest)
+
+
+def _unusable(record: Version, error: Exception) -> Problem:
+    log.warning("version_unusable", version=record.name, error=str(error))
+    return Problem(409, f"The version {record.name} cannot be loaded: {error}", code="version_unusable")

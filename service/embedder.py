@@ -5,7 +5,6 @@ request joins its flight), or new (it is tokenised, admitted to the queue and be
 """
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +19,7 @@ from service.batching import Batcher, Flight
 from service.cache import Entry, VectorCache, key_of
 from service.errors import ClientGone, EncodeFailed, Overloaded, Problem
 from service.recorder import ServingRecorder
+from service.threads import Pool
 
 # Texts up to this many characters together are tokenised in place: about 0.3 ms, less than handing them to a thread
 # and back costs a loaded event loop. More go to a thread.
@@ -74,7 +74,9 @@ class Embedder:
     Args:
         encoder: The loaded backbone.
         cache: Shared between the embedders of all backbones; keys differ by backbone.
+        pool: Threads that tokenise large requests.
         max_request_tokens: Most tokens of one request.
+        deadline_seconds: How long a request may take, from the beginning of `embed`.
     """
 
     def __init__(
@@ -82,6 +84,7 @@ class Embedder:
         encoder: Encoder,
         cache: VectorCache,
         recorder: ServingRecorder,
+        pool: Pool,
         *,
         batch_tokens: int,
         queue_tokens: int,
@@ -94,6 +97,7 @@ class Embedder:
         self.max_request_tokens = max_request_tokens
         self.deadline_seconds = deadline_seconds
         self._recorder = recorder
+        self._pool = pool
         self._salt = bytes.fromhex(encoder.digest)[:32]
         self._flights: dict[bytes, Flight] = {}
         self.batcher = Batcher(
@@ -121,14 +125,19 @@ class Embedder:
             ClientGone: The caller left; texts that nobody else waits for are skipped.
             Problem: 413 for too many tokens in one request, 504 past the deadline.
         """
+        give_up = asyncio.get_running_loop().time() + self.deadline_seconds
         ticket = _Ticket(len(texts), self.dimension)
         missing = self._from_cache(ticket, texts, truncate)
         cached = len(texts) - len(missing)
         if missing:
-            await self._board(ticket, texts, missing, truncate)
+            try:
+                async with asyncio.timeout_at(give_up):
+                    await self._board(ticket, texts, missing, truncate)
+            except TimeoutError:
+                raise self._late() from None
             if ticket.remaining:
                 try:
-                    await self._wait(ticket, gone)
+                    await self._wait(ticket, gone, give_up)
                 finally:
                     self._leave(ticket)
         return Embedded(ticket.rows, ticket.tokens, ticket.truncated, cached)
@@ -197,21 +206,24 @@ class Embedder:
         try:
             if sum(map(len, chosen)) <= INLINE_CHARACTERS:
                 return self.encoder.tokenizer.encode(chosen, truncate)
-            return await asyncio.to_thread(self.encoder.tokenizer.encode, chosen, truncate)
+            return await self._pool(self.encoder.tokenizer.encode, chosen, truncate)
         except InputRefused as error:
             error.index = positions[error.index]  # its place in the request, not among the misses
             raise
 
-    async def _wait(self, ticket: _Ticket, gone: Gone | None) -> None:
-        give_up = time.monotonic() + self.deadline_seconds
+    async def _wait(self, ticket: _Ticket, gone: Gone | None, give_up: float) -> None:
+        loop = asyncio.get_running_loop()
         while not (await asyncio.wait((ticket.future,), timeout=PRESENCE_SECONDS))[0]:
             if gone is not None and await gone():
                 self._recorder.caller_left()
                 raise ClientGone
-            if time.monotonic() > give_up:
-                self._recorder.refused("deadline")
-                raise Problem(504, f"The request was not computed within {self.deadline_seconds:g} s.")
+            if loop.time() > give_up:
+                raise self._late()
         ticket.future.result()
+
+    def _late(self) -> Problem:
+        self._recorder.refused("deadline")
+        return Problem(504, f"The request was not computed within {self.deadline_seconds:g} s.")
 
     def _leave(self, ticket: _Ticket) -> None:
         """Take the request off the flights it still waits for; a flight that nobody waits for is skipped."""

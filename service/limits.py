@@ -1,4 +1,4 @@
-"""What is refused before any route sees a request: bodies over the limit, and foreign pages while no key exists."""
+"""What is refused before any route sees a request: bodies over the limit; pages and proxies while it is open."""
 
 from collections.abc import Callable, Iterable
 from urllib.parse import urlsplit
@@ -10,6 +10,10 @@ from service.errors import Problem
 from service.settings import is_loopback
 
 UPLOADS = "/admin/datasets/"
+
+# What proxies add to a request that they pass on.
+_PROXIED = frozenset({"forwarded", "via", "x-real-ip"})
+_PROXIED_PREFIX = "x-forwarded-"
 
 
 class BodyLimit:
@@ -51,7 +55,8 @@ class LocalOnly:
     """While the service is open (no key was ever issued), only local programs and pages may talk to it.
 
     A web page can reach a loopback port: by a name that it rebinds to 127.0.0.1 (the Host header gives that away) or by
-    a plain cross-site request (the Origin header does).
+    a plain cross-site request (the Origin header does). A proxy on this machine would open the service to whoever
+    reaches the proxy; the headers it adds give it away, if it adds any.
     """
 
     def __init__(self, app: ASGIApp, *, is_open: Callable[[], bool], allowed: Iterable[str]) -> None:
@@ -63,6 +68,13 @@ class LocalOnly:
         if scope["type"] == "http" and self.is_open():
             headers = Headers(scope=scope)
             origin = headers.get("origin")
+            if any(name in _PROXIED or name.startswith(_PROXIED_PREFIX) for name in headers.keys()):  # noqa: SIM118
+                message = (
+                    "While no API key exists, requests that came through a proxy are refused. Make a key first: "
+                    "driftline key create NAME --scope admin"
+                )
+                await Problem(403, message, code="proxied").response()(scope, receive, send)
+                return
             if not self._local(headers.get("host", "")):
                 message = "While no API key exists, requests must name a loopback host (see allowed_hosts)."
                 await Problem(403, message, code="host_not_allowed").response()(scope, receive, send)

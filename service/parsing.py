@@ -93,8 +93,8 @@ def similarity_request(body: bytes, max_inputs: int) -> SimilarityRequest:
     return SimilarityRequest(model, a, b, mode == "matrix", _truncate(value))
 
 
-def neighbors_request(body: bytes, max_inputs: int, max_k: int) -> NeighborsRequest:
-    """Read POST /v1/neighbors.
+def neighbors_request(body: bytes, max_inputs: int, max_k: int, max_neighbors: int) -> NeighborsRequest:
+    """Read POST /v1/neighbors; texts times k is bounded by `max_neighbors`.
 
     Raises:
         Problem: 400, 413 or 422.
@@ -103,7 +103,11 @@ def neighbors_request(body: bytes, max_inputs: int, max_k: int) -> NeighborsRequ
     k = value.get("k", 10)
     if type(k) is not int or not 1 <= k <= max_k:
         raise invalid("k", f"must be an integer from 1 to {max_k}")
-    return NeighborsRequest(_model(value), _texts(value, "input", max_inputs), k, _truncate(value))
+    asked = NeighborsRequest(_model(value), _texts(value, "input", max_inputs), k, _truncate(value))
+    if len(asked.texts) * k > max_neighbors:
+        message = f"{len(asked.texts)} texts times k {k} is {len(asked.texts) * k} neighbours; the limit is "
+        raise Problem(413, f"{message}{max_neighbors} in one request.", code="too_many_neighbors", param="k")
+    return asked
 
 
 def _object(body: bytes) -> dict[str, Any]:

@@ -10,7 +10,7 @@ if TYPE_CHECKING:  # snapshot needs the embedder, which needs this file
 
 
 class ServingRecorder:
-    """Counts requests, batches and texts. Batches come from the runtime thread, the rest from the event loop."""
+    """Counts requests, batches and texts. Batches come from the batcher's threads, the rest from the event loop."""
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
@@ -27,6 +27,10 @@ class ServingRecorder:
         self.metrics.padding_tokens.inc(padded - tokens)
         self.metrics.batch_seconds.observe(seconds)
         self.metrics.queue_seconds.observe(waited)
+
+    def skipped(self, texts: int) -> None:
+        """Texts were not computed because every caller had left."""
+        self.metrics.skipped_texts.inc(texts)
 
     def caller_left(self) -> None:
         """A caller left before the answer was ready."""

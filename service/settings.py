@@ -34,18 +34,28 @@ class Settings(BaseSettings):
     )
     queue_tokens: int = Field(300_000, ge=1, description="Tokens that may wait; beyond it callers get 429.")
     cache_bytes: int = Field(256 * MIB, ge=0, description="Memory of the cache of base vectors; 0 turns it off.")
-    pinned_versions: int = Field(16, ge=1, description="Versions beside the live ones that stay loaded.")
+    pinned_versions: int = Field(16, ge=1, description="Versions beside the live ones whose heads stay loaded.")
 
     truncate: bool = Field(False, description="Cut over-long texts when a request does not say; else refuse them.")
     max_inputs: int = Field(2048, ge=1, description="Texts in one request.")
+    max_neighbors: int = Field(20_000, ge=1, description="Texts times k of one /v1/neighbors request.")
     max_request_tokens: int = Field(300_000, ge=1, description="Tokens of one request, all texts together.")
     max_body_bytes: int = Field(8 * MIB, ge=1, description="Body of a request, dataset uploads excepted.")
     max_upload_bytes: int = Field(128 * MIB, ge=1, description="Body of a dataset upload.")
     request_seconds: float = Field(60.0, gt=0, description="Deadline of an embedding request; 504 after it.")
 
     poll_seconds: float = Field(0.5, gt=0, description="How often the registry is asked for changes.")
-    drift_window: int = Field(256, ge=32, description="Vectors in one drift reading.")
-    drift_arl: int = Field(1_000_000, ge=1000, description="Mean vectors between two false drift alarms.")
+    drift_window: int = Field(256, ge=32, description="Vectors that are evidence in one drift reading.")
+    drift_arl: int = Field(
+        1_000_000, ge=1000, description="Mean vectors that are evidence between two false drift alarms."
+    )
+    drift_per_request: int = Field(
+        16,
+        ge=1,
+        description="Most vectors of one request, chosen at random, that are evidence for a drift alarm: texts sent "
+        "together are seldom independent. All are counted in the metrics.",
+    )
+    drift_readings: int = Field(10_000, ge=1, description="Drift readings kept of each version; older ones go.")
     drift_queue: int = Field(16_384, ge=1, description="Vectors that may wait for the drift monitor; more are dropped.")
 
     drain_seconds: float = Field(0.0, ge=0, description="Pause between /readyz going off and the port closing.")

@@ -1,6 +1,5 @@
 """What is served at one moment, as immutable values: backbones, adapters, and what answers one request."""
 
-import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -13,6 +12,7 @@ from monitoring.reference import Reference
 from registry.backbones import Backbone
 from registry.versions import Adapter, Version
 from service.embedder import Embedder
+from service.threads import Pool
 
 # Heads are applied in place to this many rows; more go to a thread (a 384-wide head takes about 20 us a row).
 INLINE_ROWS = 64
@@ -29,7 +29,10 @@ class LoadedBackbone:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedVersion:
-    """A version whose head reproduced its probes, with the reference its traffic is held against."""
+    """A version whose head reproduced its probes, with the reference its traffic is held against.
+
+    Only live versions carry their reference: it is many times larger than the head.
+    """
 
     record: Version
     head: Head
@@ -79,10 +82,10 @@ class Target:
         """The adapter's or backbone's name without a version: a bounded label."""
         return self.backbone.record.name if self.version is None else self.version.record.adapter
 
-    async def apply(self, base: NDArray[np.float32]) -> NDArray[np.float32]:
-        """The vectors of this target from base vectors (n, d)."""
+    async def apply(self, base: NDArray[np.float32], pool: Pool) -> NDArray[np.float32]:
+        """The vectors of this target from base vectors (n, d); many are computed in a thread of `pool`."""
         if self.version is None:
             return base
         if len(base) <= INLINE_ROWS:
             return self.version.head.apply(base)
-        return await asyncio.to_thread(self.version.head.apply, base)
+        return await pool(self.version.head.apply, base)

@@ -1,9 +1,7 @@
 """The parts of one running service, held together; made by app.py and reached by routes as a dependency."""
 
-import asyncio
-import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
 from fastapi import Depends
@@ -19,6 +17,7 @@ from service.errors import Problem
 from service.recorder import ServingRecorder
 from service.settings import Settings
 from service.snapshot import Target
+from service.threads import Threads
 from service.watch import Watch
 
 T = TypeVar("T")
@@ -37,7 +36,7 @@ class Service:
     watch: Watch
     metrics: Metrics
     recorder: ServingRecorder
-    started_at: float = field(default_factory=time.time)
+    threads: Threads
     draining: bool = False
 
     async def resolve(self, model: str) -> Target:
@@ -52,8 +51,8 @@ class Service:
         return found or await self.catalog.pin(model)
 
     async def blocking(self, work: Callable[[], T]) -> T:
-        """Run blocking work (the registry) in a thread."""
-        return await asyncio.to_thread(work)
+        """Run a read or write of the registry in a thread."""
+        return await self.threads.registry(work)
 
 
 def service_of(request: Request) -> Service:

@@ -3,68 +3,78 @@
 Serving only ever puts vectors into a bounded queue; what does not fit is counted and dropped. All monitors belong to
 the thread, so they need no locks. Readings and the monitors' states, the latched alarm among them, go to the registry,
 and a restart resumes from there. While the database is away, monitors go on and their states are stored later.
+
+Every vector is counted, but of one request only a random few are evidence for the alarm: texts that arrive together
+are seldom independent, and a corpus that is indexed in the order of its labels would look like drift.
 """
 
+import contextlib
 import queue
 import threading
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from monitoring.errors import MonitoringError
-from monitoring.evaluate import MonitorSettings, WindowReading
+from monitoring.evaluate import MonitorSettings
 from monitoring.metrics import Metrics
 from monitoring.monitor import Monitor
-from registry import readings
-from registry.errors import RegistryError
 from registry.registry import Registry
 from service.errors import Problem
 from service.snapshot import LoadedVersion
+from service.watched import Watched
 
 log = structlog.get_logger()
 
 T = TypeVar("T")
 
-# Vectors given to a monitor at once: enough for an efficient search, few enough to yield to serving often.
-CHUNK = 256
 # A state that changed without completing a window is stored after this many seconds.
 STORE_SECONDS = 5.0
-
-
-@dataclass(slots=True, eq=False)
-class _Watched:
-    """The monitor of one live version.
-
-    `unstored` are readings the registry has not taken yet. `latched` is whether the registry last took an active alarm:
-    if it shows none any more, somebody acknowledged it there.
-    """
-
-    version: LoadedVersion
-    monitor: Monitor
-    unstored: list[WindowReading]
-    dirty: bool = False
-    latched: bool = False
+# Versions no longer live whose last state the registry has not taken; beyond it the oldest is given up.
+LEAVING = 16
 
 
 class Watch:
-    """The thread, its queue and the monitors."""
+    """The thread, its queue and the monitors.
 
-    def __init__(self, registry: Registry, metrics: Metrics, settings: MonitorSettings, *, limit: int) -> None:
+    Args:
+        limit: Most vectors that may wait.
+        per_request: Most vectors of one request that are evidence.
+        keep: Readings the registry keeps of a version.
+        seed: Seed of the choice of evidence.
+    """
+
+    def __init__(
+        self,
+        registry: Registry,
+        metrics: Metrics,
+        settings: MonitorSettings,
+        *,
+        limit: int,
+        per_request: int,
+        keep: int,
+        seed: int = 0,
+    ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._settings = settings
         self._limit = limit
+        self._per_request = per_request
+        self._keep = keep
+        self._seed = seed
+        self._requests = 0
         self._waiting = 0
         self._count = threading.Lock()
         self._queue: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
-        self._watched: dict[str, _Watched] = {}
+        self._watched: dict[str, Watched] = {}
+        self._leaving: OrderedDict[str, Watched] = OrderedDict()
         self._stored_at = time.monotonic()
+        self._ending = False
         self._thread = threading.Thread(target=self._run, name="driftline-watch", daemon=True)
 
     def start(self) -> None:
@@ -77,8 +87,13 @@ class Watch:
             self._queue.put(None)
             self._thread.join(timeout=20)
 
+    @property
+    def alive(self) -> bool:
+        """Whether the thread runs. How long it takes is no question of life: it waits for the database."""
+        return self._thread.is_alive()
+
     def offer(self, version: LoadedVersion, vectors: NDArray[np.float32]) -> bool:
-        """Hand over vectors (n, d) that a version computed; False when they were dropped because too many wait."""
+        """Hand over the vectors (n, d) of one request, made by a version; False when dropped as too many wait."""
         count = len(vectors)
         with self._count:
             if self._waiting + count > self._limit:
@@ -94,10 +109,15 @@ class Watch:
         self._queue.put(lambda: self._follow(chosen))
 
     def ask(self, question: Callable[[Mapping[str, Monitor]], T]) -> "Future[T]":
-        """Run a question on the thread with the monitors by adapter name; the future holds the answer."""
+        """Run a question on the thread with the monitors by adapter name; the future holds the answer.
+
+        A future that is cancelled before its turn is never run.
+        """
         answer: Future[T] = Future()
 
         def run() -> None:
+            if not answer.set_running_or_notify_cancel():
+                return
             try:
                 answer.set_result(question({name: w.monitor for name, w in self._watched.items()}))
             except BaseException as error:  # noqa: BLE001  it belongs to whoever asked
@@ -113,33 +133,32 @@ class Watch:
             watched = self._watched.get(adapter)
             if watched is None:
                 raise Problem(409, "The adapter has no live version that is watched.", code="not_watched")
-            record, monitor = watched.version.record, watched.monitor
-            self._store(watched, must=True)
-            with self._registry.writing() as session:
-                readings.acknowledge(session, adapter, record.number, by=by)
-            released = monitor.acknowledge() is not None
-            watched.dirty = True
-            self._store(watched, must=True)
-            return released
+            return watched.acknowledge(by)
 
         return self.ask(release)
 
     def _run(self) -> None:
-        while True:
+        while not self._ending:
             try:
-                work = self._queue.get(timeout=STORE_SECONDS)
-            except queue.Empty:
-                self._store_all()
-                continue
-            if work is None:
-                self._store_all()
-                return
-            try:
-                work()
-            except Exception as error:  # noqa: BLE001  the thread must outlive any one batch of vectors
-                log.error("drift_monitor_failed", error=type(error).__name__)
-            if time.monotonic() - self._stored_at > STORE_SECONDS:
-                self._store_all()
+                self._turn()
+            except Exception as error:  # noqa: BLE001  the thread must outlive whatever happens to it
+                with contextlib.suppress(Exception):
+                    log.error("drift_monitor_failed", error=type(error).__name__)
+
+    def _turn(self) -> None:
+        """Wait for work and do it; store every state when it is time."""
+        try:
+            work = self._queue.get(timeout=STORE_SECONDS)
+        except queue.Empty:
+            self._store_all()
+            return
+        if work is None:
+            self._ending = True
+            self._store_all()
+            return
+        work()
+        if time.monotonic() - self._stored_at > STORE_SECONDS:
+            self._store_all()
 
     def _observe(self, version: LoadedVersion, vectors: NDArray[np.float32]) -> None:
         with self._count:
@@ -147,94 +166,60 @@ class Watch:
         watched = self._watched.get(version.record.adapter)
         if watched is None or watched.version.record.digest != version.record.digest:
             return  # another version is live by now: these vectors say nothing about it
-        for start in range(0, len(vectors), CHUNK):
-            for reading in watched.monitor.observe(vectors[start : start + CHUNK]):
-                watched.unstored.append(reading)
-                if reading.alarm:
-                    log.warning("drift_alarm", version=version.record.name, statistics=list(reading.alarms))
-        watched.dirty = True
-        if watched.unstored:
-            self._store(watched)
+        watched.observe(vectors, self._evidence(len(vectors)))
+        if watched.has_news:
+            watched.store()
+
+    def _evidence(self, count: int) -> NDArray[np.bool_]:
+        """A mask (count,) of one request's vectors: all of them, or `per_request` chosen at random."""
+        self._requests += 1
+        if count <= self._per_request:
+            return np.ones(count, dtype=np.bool_)
+        mask = np.zeros(count, dtype=np.bool_)
+        mask[np.random.default_rng((self._seed, self._requests)).choice(count, self._per_request, replace=False)] = True
+        return mask
 
     def _follow(self, live: Mapping[str, LoadedVersion]) -> None:
         for adapter in self._watched.keys() - live.keys():
-            self._store(self._watched.pop(adapter))
-            self._metrics.alarm_active.labels(adapter).set(0)
+            self._leave(adapter)
         for adapter, version in live.items():
-            before = self._watched.get(adapter)
-            if before is not None and before.version.record.digest == version.record.digest:
-                # What changed may be an acknowledgement by the command line: storing the state looks for it.
-                before.dirty = before.dirty or before.latched
-                self._store(before)
-                continue
-            if before is not None:
-                self._store(self._watched.pop(adapter))
-            self._metrics.alarm_active.labels(adapter).set(0)
-            if version.reference is not None:
-                monitor = self._monitor(version)
-                self._watched[adapter] = _Watched(version, monitor, [], latched=monitor.alarm_active)
+            try:
+                self._follow_one(adapter, version)
+            except Exception as error:  # noqa: BLE001  the other adapters are watched all the same
+                log.error("drift_monitor_not_started", version=version.record.name, error=type(error).__name__)
 
-    def _monitor(self, version: LoadedVersion) -> Monitor:
-        """A monitor that resumes where the version was left, if the registry remembers."""
-        record, reference = version.record, version.reference
-        if reference is None:
-            raise ValueError("a version without a reference cannot be watched")
-        recorder = self._metrics.drift(record.adapter, str(record.number), reference)
-        try:
-            with self._registry.reading() as session:
-                stored = readings.get_state(session, record.adapter, record.number)
-            if stored is not None:
-                monitor = Monitor(reference, self._settings, stored.state, recorder)
-                if not stored.alarm_active:  # acknowledged while no service was running
-                    monitor.acknowledge()
-                return monitor
-        except (RegistryError, MonitoringError) as error:
-            log.warning("monitor_state_unusable", version=record.name, error=str(error))
-        return Monitor(reference, self._settings, None, recorder)
+    def _follow_one(self, adapter: str, version: LoadedVersion) -> None:
+        before = self._watched.get(adapter)
+        if before is not None and before.version.record.digest == version.record.digest:
+            before.look()  # what changed may be an alarm, raised or acknowledged elsewhere
+            return
+        if before is not None:
+            self._leave(adapter)
+        if version.reference is None:
+            self._metrics.alarm_active.labels(adapter).set(0)  # the series is there for every adapter that serves
+            return
+        watched = self._leaving.pop(version.record.digest, None)
+        if watched is None:
+            watched = Watched(self._registry, self._metrics, self._settings, version, keep=self._keep)
+        else:
+            watched.reopen()  # rolled back to before the registry took its state: it knows more than the registry
+        self._watched[adapter] = watched
+
+    def _leave(self, adapter: str) -> None:
+        """Watch an adapter's version no longer; what the registry does not take now is offered again later."""
+        watched = self._watched.pop(adapter)
+        watched.close()
+        if not watched.store():
+            self._leaving[watched.version.record.digest] = watched
+            while len(self._leaving) > LEAVING:
+                self._leaving.popitem(last=False)
 
     def _store_all(self) -> None:
         self._stored_at = time.monotonic()
+        for digest, watched in list(self._leaving.items()):
+            if not watched.store():
+                return  # the registry is away for the others too: each would only wait as long
+            del self._leaving[digest]
         for watched in self._watched.values():
-            self._store(watched)
-
-    def _store(self, watched: _Watched, *, must: bool = False) -> None:
-        """Store new readings and the state in one transaction; on an outage keep them for later, unless `must`."""
-        if not watched.dirty and not must:
-            return
-        record, monitor = watched.version.record, watched.monitor
-        try:
-            with self._registry.writing() as session:
-                for reading in watched.unstored:
-                    readings.add(
-                        session,
-                        adapter=record.adapter,
-                        version=record.number,
-                        window_n=reading.n,
-                        statistics=_summary(reading),
-                        cells=reading.window.cells,
-                        alarm=reading.alarm,
-                    )
-                kept = readings.get_state(session, record.adapter, record.number)
-                if watched.latched and kept is not None and not kept.alarm_active:
-                    monitor.acknowledge()
-                readings.put_state(
-                    session, record.adapter, record.number, state=monitor.to_json(), alarm_active=monitor.alarm_active
-                )
-        except RegistryError as error:
-            if must:
-                raise
-            log.error("reading_not_stored", version=record.name, error=type(error).__name__)
-            # An outage of hours must not fill the memory; the newest readings matter most.
-            del watched.unstored[:-100]
-            return
-        watched.unstored.clear()
-        watched.dirty, watched.latched = False, monitor.alarm_active
-
-
-def _summary(reading: WindowReading) -> dict[str, Any]:
-    """A reading as it is stored, with its two headline figures first."""
-    return {
-        "novelty_rate": reading.statistic("novelty").value,
-        "total_variation": reading.statistic("occupancy").effect,  # above what chance alone gives
-        **reading.to_json(),
-    }
+            if not watched.store():
+                return

@@ -1,19 +1,17 @@
 """A dataset's rows as index arrays: distinct texts, who plays which part, and what is asked of the fit and the gate."""
 
-import dataclasses
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from registry.clusters import answers_of
+from registry.near import near_duplicate_groups
 from registry.row import Row, RowKind
-from registry.splits import near_duplicate_groups, split_with
+from registry.splits import split
 from training.errors import DataRefused
 from training.problem import Indices, LabelledProblem, PairProblem, Problem, Vectors
 
-# Up to this many pairs to an answer, answers are taken for a sample of many, and whole ones are held out.
-PAIRS_PER_ANSWER = 5.0
 MIN_FIT_ROWS = 8
 
 
@@ -59,42 +57,57 @@ class Corpus:
 
 @dataclass(frozen=True, eq=False)
 class Parts:
-    """Row numbers of the three parts, and (n,) marks of rows that share a source."""
+    """Who plays which part.
+
+    Attributes:
+        fit, select, gate: Row numbers of the three parts.
+        judged: The gate's rows that a verdict may rest on: those the champion was not fitted on either.
+        clusters: (n,) marks; rows that resemble each other or share a source have one mark.
+        known_negatives: Rows of the fit whose negative answers a row of the gate.
+    """
 
     fit: Indices
     select: Indices
     gate: Indices
+    judged: Indices
     clusters: Indices
+    known_negatives: Indices
 
 
-def part(rows: Sequence[Row], kind: RowKind, seed: int) -> Parts:
-    """Split rows into fit, select and gate, near-duplicates and groups whole.
+def part(rows: Sequence[Row], seed: int) -> Parts:
+    """Split rows into fit, select and gate; near-duplicates, groups and, for pairs, held-out answers whole.
 
-    Pairs with few anchors to an answer are split by answer, so that the gate asks for answers no fit has seen. Where
-    answers are few and asked for often (an FAQ), they are known and new questions are the test.
+    Pairs with few anchors to an answer are split by answer, where answers that are near-duplicates count as one: the
+    gate asks for answers no fit has seen as a positive, and fitted negatives among them are named. Where answers are
+    few and asked for often (an FAQ), they are known and new questions are the test. Every gate row is judged.
 
     Raises:
         DataRefused: A part would be empty or too small to fit on.
     """
-    near = near_duplicate_groups([row.subject for row in rows])
-    if kind is RowKind.PAIRS and len(rows) <= PAIRS_PER_ANSWER * len({row.positive for row in rows}):
-        rows = [row if row.group is not None else dataclasses.replace(row, group=_answer(row)) for row in rows]
-    splits = split_with(rows, near, seed=seed)
-    groups: dict[str, int] = {}
-    top = int(near.max(initial=0)) + 1
-    marks = [
-        n if r.group is None else top + groups.setdefault(r.group, len(groups)) for r, n in zip(rows, near, strict=True)
-    ]
+    splits = split(rows, seed=seed)
     if len(splits.fit) < MIN_FIT_ROWS or not len(splits.select) or not len(splits.gate):
         raise DataRefused(
             f"the dataset is too small: {len(splits.fit)} rows to fit, {len(splits.select)} to select and "
             f"{len(splits.gate)} to judge on; near-duplicates and groups stay together. Add more different rows"
         )
-    return Parts(splits.fit, splits.select, splits.gate, np.array(marks, dtype=np.int64))
+    known = _known_negatives(rows, splits.fit, splits.gate)
+    return Parts(splits.fit, splits.select, splits.gate, splits.gate, splits.clusters, known)
+
+
+def _known_negatives(rows: Sequence[Row], fit: Indices, gate: Indices) -> Indices:
+    """Rows of the fit whose negative is, or nearly is, an answer the gate asks for; none where answers are known."""
+    opposed = np.array([row for row in fit if rows[row].negative is not None], np.int64)
+    if not len(opposed) or answers_of(rows) is None:
+        return opposed[:0]
+    texts = [rows[row].negative or "" for row in opposed] + [rows[row].positive or "" for row in gate]
+    groups = near_duplicate_groups(texts)
+    return opposed[np.isin(groups[: len(opposed)], groups[len(opposed) :])]
 
 
 def fit_problem(corpus: Corpus, parts: Parts, vectors: Vectors) -> Problem:
-    """What the fit is given: the rows of the fit and the select part, and no vector of the gate's rows.
+    """What the fit is given: the rows of the fit and the select part, and no vector of a text held out for the gate.
+
+    Fitted negatives that answer a row of the gate are left out; the rest of their rows stays.
 
     Raises:
         DataRefused: The fit part has a single label, or every label once.
@@ -108,10 +121,12 @@ def fit_problem(corpus: Corpus, parts: Parts, vectors: Vectors) -> Problem:
         return LabelledProblem(vectors[used], fit, codes[parts.fit], select, codes[parts.select])
     if len(np.unique(corpus.positive[parts.fit])) < 2:
         raise DataRefused("the pairs to fit on have a single positive text; add pairs with others")
+    negatives = corpus.negative.copy()
+    negatives[parts.known_negatives] = -1
     columns = [
         corpus.subject[parts.fit],
         corpus.positive[parts.fit],
-        corpus.negative[parts.fit],
+        negatives[parts.fit],
         corpus.subject[parts.select],
         corpus.positive[parts.select],
     ]
@@ -139,24 +154,24 @@ class GateItems:
 
 
 def gate_items(corpus: Corpus, parts: Parts) -> GateItems:
-    """Labels: gate rows against the fit rows. Pairs: the gate's distinct anchors against every positive there is."""
+    """Labels: judged rows against the fit rows. Pairs: the distinct judged anchors against every positive there is."""
     if corpus.kind is RowKind.LABELLED:
         labels = np.array(corpus.labels, dtype=object)
         return GateItems(
             index=corpus.subject[parts.fit],
-            queries=corpus.subject[parts.gate],
+            queries=corpus.subject[parts.judged],
             index_labels=labels[parts.fit].tolist(),
-            query_labels=labels[parts.gate].tolist(),
+            query_labels=labels[parts.judged].tolist(),
             relevant=[],
-            clusters=parts.clusters[parts.gate],
+            clusters=parts.clusters[parts.judged],
         )
     index = np.unique(corpus.positive)
-    queries, first, inverse = np.unique(corpus.subject[parts.gate], return_index=True, return_inverse=True)
+    queries, first, inverse = np.unique(corpus.subject[parts.judged], return_index=True, return_inverse=True)
     relevant: list[set[int]] = [set() for _ in queries]
-    places = np.searchsorted(index, corpus.positive[parts.gate])
+    places = np.searchsorted(index, corpus.positive[parts.judged])
     for query, place in zip(inverse, places, strict=True):
         relevant[int(query)].add(int(place))
-    return GateItems(index, queries, [], [], relevant, parts.clusters[parts.gate][first])
+    return GateItems(index, queries, [], [], relevant, parts.clusters[parts.judged][first])
 
 
 def _compact(columns: list[Indices]) -> tuple[Indices, list[Indices]]:
@@ -164,7 +179,3 @@ def _compact(columns: list[Indices]) -> tuple[Indices, list[Indices]]:
     used = np.unique(np.concatenate(columns))
     used = used[used >= 0]
     return used, [np.where(column < 0, -1, np.searchsorted(used, column)).astype(np.int64) for column in columns]
-
-
-def _answer(row: Row) -> str:
-    return "answer:" + hashlib.sha256((row.positive or "").encode("utf-8", "surrogatepass")).hexdigest()

@@ -15,9 +15,8 @@ QUEUE: Final = "retrain"
 WORKFLOW: Final = "retrain"
 # Raise this when the steps of a job change: a job begun under other steps is ended instead of resumed.
 APPLICATION_VERSION: Final = "driftline-retrain-1"
-MAX_RECOVERY_ATTEMPTS: Final = 3
 _POLL_S: Final = 0.2
-_DEAD: Final = {"ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
+_ENDED: Final = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
 
 
 class Standing(Enum):
@@ -26,7 +25,6 @@ class Standing(Enum):
     UNKNOWN = "unknown"
     ALIVE = "alive"
     ENDED = "ended"
-    EXHAUSTED = "exhausted"
     OTHER_VERSION = "other_version"
 
 
@@ -70,7 +68,8 @@ class Engine:
         }
         DBOS(config=config)
 
-        @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=MAX_RECOVERY_ATTEMPTS)
+        # The engine would count a worker that was merely stopped as one that died: the worker counts for itself.
+        @DBOS.workflow(name=WORKFLOW, max_recovery_attempts=None)
         def retrain(job_id: str) -> str:
             if not begin(job_id):
                 return "nothing to do"
@@ -99,9 +98,7 @@ class Engine:
         status: Any = DBOS.get_workflow_status(job_id)
         if status is None:
             return Standing.UNKNOWN
-        if status.status == "MAX_RECOVERY_ATTEMPTS_EXCEEDED":
-            return Standing.EXHAUSTED
-        if status.status in _DEAD or status.status == "SUCCESS":
+        if status.status in _ENDED:
             return Standing.ENDED
         if status.app_version not in (None, APPLICATION_VERSION):
             return Standing.OTHER_VERSION

@@ -10,6 +10,7 @@ from encoder.adapters import Head
 from encoder.manifest import FileEntry, HeadManifest, Parity
 from encoder.runtime import HeadSession
 from monitoring.gate import Outcome
+from monitoring.limits import laxer_fields
 from monitoring.reference import Reference, split_held_out
 from registry import versions
 from registry.errors import Conflict
@@ -18,6 +19,7 @@ from registry.states import VersionState
 from registry.versions import Version
 from training.data import Corpus
 from training.errors import ExportFailed
+from training.fitted import FILE as FITTED
 from training.head_export import export_head
 from training.problem import Indices, Vectors
 from training.steps import JobContext
@@ -106,7 +108,7 @@ def _manifest(context: JobContext, graph: bytes, parity: Parity) -> HeadManifest
         },
         parity=parity,
         recipe=context.recipe.to_dict(),
-        dataset=facts["dataset"],
+        dataset=facts["dataset"] | {"fitted": FileEntry.of(context.folder.read(FITTED)).sha256},
         metrics=metrics,
         parent=None if champion is None else champion["digest"],
         job=context.job.id,
@@ -115,13 +117,15 @@ def _manifest(context: JobContext, graph: bytes, parity: Parity) -> HeadManifest
 
 
 def reference(context: JobContext) -> None:
-    """Build what drift is measured against: fitted rows as index, rows no fit has seen as calibration and replay."""
+    """Build what drift is measured against: fitted rows as index, held-out rows as calibration and replay.
+
+    No held-out row was fitted on; the selection rows did choose the step at which the fit stopped, and alpha.
+    """
     corpus, parts = context.corpus(), context.parts()
     base, _ = context.vectors()
     vectors = context.weights().apply(base)
-    # The selection rows chose when the fit stopped but were never fitted on.
     held_out = np.concatenate([parts.select, parts.gate])
-    calibration, replay = split_held_out(len(held_out), seed=context.recipe.seed)
+    calibration, replay = split_held_out(len(held_out), seed=context.recipe.seed, clusters=parts.clusters[held_out])
     fit_texts, ids, labels = _fit_items(corpus, parts.fit)
     built = Reference.build(
         fit=vectors[fit_texts],
@@ -146,15 +150,15 @@ def _fit_items(corpus: Corpus, rows: Indices) -> tuple[Indices, list[str], list[
 
 
 def _traffic(corpus: Corpus, rows: Indices) -> Indices:
-    """Text numbers of rows as they would arrive: both sides of a pair are embedded in use."""
+    """Text numbers of rows as they would arrive: both sides of a pair are embedded in use, an answer once."""
     if corpus.kind is RowKind.LABELLED:
         return corpus.subject[rows]
-    return np.concatenate([corpus.subject[rows], corpus.positive[rows]])
+    return np.concatenate([corpus.subject[rows], np.unique(corpus.positive[rows])])
 
 
 def store(context: JobContext) -> None:
     """Put every artifact into the store, the manifest last; nothing names them yet."""
-    for name in ("head.onnx", "probes.safetensors", "reference.safetensors", "manifest.json"):
+    for name in ("head.onnx", "probes.safetensors", "reference.safetensors", FITTED, "manifest.json"):
         context.registry.store(context.folder.read(name))
     context.tell("store", 1.0)
 
@@ -184,7 +188,10 @@ def publish(context: JobContext) -> None:
 
 
 def promote(context: JobContext) -> None:
-    """Make the version live if it passed, the recipe allows it, and nobody moved the live pointer meanwhile."""
+    """Make the version live if it passed, the recipe allows it, and nobody moved the live pointer meanwhile.
+
+    A recipe may ask the gate for less than the defaults do; then its verdict is information and a person decides.
+    """
     number = context.folder.read_json("version.json")["number"]
     outcome = context.folder.read_json("verdict.json")["outcome"]
     champion = context.snapshot["champion"]
@@ -199,6 +206,9 @@ def _promotion(context: JobContext, version: Version, outcome: str, expected: in
         return {"promoted": False, "why": f"the verdict is {outcome}"}
     if not context.recipe.promote:
         return {"promoted": False, "why": "the recipe says promote = false"}
+    if laxer := laxer_fields(context.recipe.gate_settings()):
+        named = ", ".join(laxer)
+        return {"promoted": False, "why": f"the recipe's gate is laxer than the default in {named}; promote it by hand"}
     if version.promoted_at is None and version.state is VersionState.CANDIDATE:
         try:
             with context.registry.writing() as session:

@@ -8,7 +8,8 @@ import structlog
 from encoder.errors import EncoderError
 from monitoring.errors import MonitoringError
 from registry import jobs, versions
-from registry.errors import NotFound, RegistryError
+from registry.errors import NotFound, RegistryError, Unavailable
+from registry.jobs import Job
 from registry.states import JobState
 from training import publish, steps
 from training.crash import crash_point
@@ -21,6 +22,7 @@ log = structlog.get_logger()
 DONE: Final = "done"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
+_PAUSES: Final = "pauses.json"
 
 WORK: Final[Mapping[str, Callable[[JobContext], None]]] = {
     "snapshot": steps.snapshot,
@@ -44,12 +46,17 @@ def run_step(context: JobContext, name: str) -> dict[str, str]:
 
     An expected error tells its own message. Anything else tells its type alone, since its message could repeat a text
     of the dataset.
+
+    Raises:
+        Unavailable: The registry's database is away; the step can be repeated.
     """
     crash_point(f"{name}.before")
     try:
         WORK[name](context)
     except JobCancelled as error:
         return {"state": CANCELLED, "error": str(error)}
+    except Unavailable:
+        raise
     except (TrainingError, RegistryError, EncoderError, MonitoringError) as error:
         log.warning("retrain.step_failed", job=context.job.id, step=name, error=type(error).__name__)
         return {"state": FAILED, "error": f"{name}: {error}"}
@@ -97,13 +104,29 @@ def _succeed(context: JobContext) -> None:
 
 
 def abandon(context: JobContext, state: JobState, error: str | None) -> None:
-    """End a job that did not come through; a version it had published before stays, and the job names it."""
+    """End a job that did not come through; the verdict it had reached and a version it had published stay with it."""
+    verdict = context.folder.read_json("verdict.json") if context.folder.has("verdict.json") else None
     with context.registry.writing() as session:
         published = versions.by_job(session, context.job.id)
         number = None if published is None else published.number
-        jobs.finish(session, context.job.id, state, error=error, version=number)
+        jobs.finish(session, context.job.id, state, verdict=verdict, error=error, version=number)
     context.folder.remove()
     log.info("retrain.ended", job=context.job.id, adapter=context.job.adapter, state=state.value)
+
+
+def note_pause(folder: WorkFolder) -> None:
+    """Note that the job in this folder is left because its worker was stopped, not because it died."""
+    folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
+    folder.write_json(_PAUSES, _pauses(folder) + 1)
+
+
+def deaths(job: Job, folder: WorkFolder) -> int:
+    """How often a worker died over this job: the times it was taken up before without being left on purpose."""
+    return max(0, job.attempts - 1 - _pauses(folder))
+
+
+def _pauses(folder: WorkFolder) -> int:
+    return int(folder.read_json(_PAUSES)) if folder.has(_PAUSES) else 0
 
 
 def sweep_folders(context_root: WorkFolder, is_finished: Callable[[str], bool]) -> int:

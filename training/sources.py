@@ -131,7 +131,10 @@ def _download(hub_id: str) -> Path:
             hub_id, allow_patterns=["*.json", "model.safetensors", "*/model.safetensors", "vocab.txt"], etag_timeout=10
         )
     except Exception as error:  # the client raises errors of several libraries
-        raise ExportRefused(f"{hub_id} cannot be had from the hub: {type(error).__name__}") from error
+        raise ExportRefused(
+            f"{hub_id} cannot be had from the hub ({type(error).__name__}): check the id, or download the model on a "
+            "machine that reaches the hub and give its folder instead"
+        ) from error
     return Path(folder)
 
 

@@ -5,7 +5,7 @@ A step reads what earlier ones left in the job's work folder and leaves its own 
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,6 +25,8 @@ from training.crash import crash_point
 from training.data import Corpus, GateItems, Parts, fit_problem, gate_items, part
 from training.errors import DataRefused, JobCancelled
 from training.files import WorkFolder
+from training.fitted import FILE as FITTED
+from training.fitted import fitted_by, fitted_bytes, without_fitted
 from training.generic import generic_texts
 from training.problem import Vectors
 from training.weights import HeadWeights
@@ -127,7 +129,7 @@ class JobContext:
 
 
 def snapshot(context: JobContext) -> None:
-    """Fix what the job works on: dataset revision, backbone, champion, recipe, and the three parts of the rows."""
+    """Fix what the job works on: dataset revision, backbone, champion, recipe, and the parts of the rows."""
     job = context.job
     context.folder.create()
     context.tell("snapshot", 0.0, "reading the dataset")
@@ -146,17 +148,24 @@ def snapshot(context: JobContext) -> None:
             digest = known[job.adapter].backbone
         champion = versions.live(session, job.adapter)
     rows = datasets.load_rows(context.registry.artifacts, dataset)
-    parts = part(rows, RowKind(dataset.kind), recipe.seed)
-    context.folder.write_arrays(
-        "parts.safetensors",
-        {"fit": parts.fit, "select": parts.select, "gate": parts.gate, "clusters": parts.clusters},
-    )
+    parts = part(rows, recipe.seed)
+    fitted = None if champion is None else fitted_by(champion.digest, context.registry.fetch)
+    if fitted is not None:
+        parts = without_fitted(parts, rows, fitted)
+    context.folder.write_arrays("parts.safetensors", {f.name: getattr(parts, f.name) for f in fields(parts)})
+    context.folder.write(FITTED, fitted_bytes(rows, parts.fit))
     context.folder.write_json("recipe.json", recipe.to_dict())
     facts = {
         "backbone": digest,
         "dataset": {"name": dataset.name, "revision": dataset.revision, "digest": dataset.digest},
         "champion": None if champion is None else {"number": champion.number, "digest": champion.digest},
-        "rows": {"fit": len(parts.fit), "select": len(parts.select), "gate": len(parts.gate)},
+        "rows": {
+            "fit": len(parts.fit),
+            "select": len(parts.select),
+            "gate": len(parts.gate),
+            # Rows of the gate that are not judged on, since the champion was fitted on them.
+            "set_aside": len(parts.gate) - len(parts.judged),
+        },
     }
     context.folder.write_json("snapshot.json", facts)
     context.tell("snapshot", 1.0, f"{len(rows)} rows", {"rows": facts["rows"]})
@@ -220,7 +229,7 @@ def _fit_progress(context: JobContext, told: Mapping[str, Any]) -> None:
 
 
 def evaluate(context: JobContext) -> None:
-    """Score candidate, champion and base on the same rows, which no fit has seen."""
+    """Score candidate, champion and base on the same rows, which neither candidate nor champion was fitted on."""
     context.tell("evaluate", 0.0, "scoring candidate, champion and base")
     items = gate_items(context.corpus(), context.parts())
     base, generic = context.vectors()

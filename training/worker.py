@@ -5,30 +5,46 @@
 
 import contextlib
 import os
+import secrets
 import signal
-import socket
 import sys
 import threading
+import time
+from collections.abc import Callable
 from types import FrameType
+from typing import TypeVar
 
 import structlog
 
 from registry import jobs
-from registry.errors import Conflict, NotFound
+from registry.errors import Conflict, NotFound, Unavailable
 from registry.home import Home
 from registry.jobs import Job, JobState
 from registry.lock import FileLock
 from registry.registry import Registry
 from training import leash, retrain
 from training.child import FitProcess
-from training.engine import MAX_RECOVERY_ATTEMPTS, Engine, Standing
+from training.engine import Engine, Standing
 from training.errors import WorkerRefused
 from training.files import WorkFolder
 from training.steps import JobContext, Runtime
 
 log = structlog.get_logger()
 
+T = TypeVar("T")
+
 SWEEP_S = 0.5
+# Between two looks while the database does not answer: growing up to the longest.
+RETRY_S = 1.0
+LONGEST_RETRY_S = 10.0
+# A job waits this long for its database before it is ended as failed.
+PATIENCE_S = 600.0
+# Deaths of its worker after which a job is not taken up again; stops are none.
+MAX_RECOVERY_ATTEMPTS = 3
+WORKER_ID = "worker.id"
+# Who asks whether a worker runs holds its lock for a moment.
+_LOCK_TRIES = 5
+_LOCK_PAUSE_S = 0.2
 # Every so many sweeps, running jobs are held against what the engine knows of them.
 _AUDIT_EVERY = 4
 
@@ -56,7 +72,7 @@ class Worker:
         """
         self._registry = self._home.registry()
         lock = FileLock(self._home.worker_lock)
-        if not lock.acquire():
+        if not _acquired(lock):
             self._registry.close()
             raise WorkerRefused(
                 f"another worker already runs on {self._home.data_dir}; one worker owns a home. "
@@ -72,12 +88,13 @@ class Worker:
         )
         self._sweep_folders()
         self._engine.launch()
-        self._audit()
         log.info("worker.started", data_dir=str(self._home.data_dir))
+        code = 1
         try:
             self._loop()
+            code = 0
         finally:
-            self._leave(lock)
+            self._leave(lock, code)
 
     def stop(self) -> None:
         """Ask the worker to stop; a job in work is left as it stands and resumes at the next start."""
@@ -89,13 +106,20 @@ class Worker:
             self._child = process
 
     def _loop(self) -> None:
-        turn = 0
+        turn = failures = 0
         while not self._stop.is_set():
-            self._sweep()
-            turn += 1
-            if turn % _AUDIT_EVERY == 0:
-                self._audit()
-            self._stop.wait(SWEEP_S)
+            pause = SWEEP_S
+            try:
+                if turn % _AUDIT_EVERY == 0:
+                    self._audit()
+                self._sweep()
+                turn += 1
+                failures = 0
+            except Exception as error:  # noqa: BLE001 - whatever a database says, the running job goes on
+                failures += 1
+                pause = min(RETRY_S * failures, LONGEST_RETRY_S)
+                log.warning("worker.sweep_failed", error=type(error).__name__, times=failures)
+            self._stop.wait(pause)
 
     def _sweep(self) -> None:
         """Hand queued jobs to the engine, oldest first."""
@@ -103,8 +127,8 @@ class Worker:
             waiting = [job for job in jobs.unfinished(session) if job.state is JobState.QUEUED]
         for job in waiting:
             if job.id not in self._handed:
-                self._handed.add(job.id)
                 self._engine.enqueue(job.id)
+                self._handed.add(job.id)
 
     def _audit(self) -> None:
         """Take up or end jobs that the engine lost, gave up, or began under other steps."""
@@ -141,21 +165,31 @@ class Worker:
         self._hold_if_stopping()
         self._active = job_id
         try:
-            with self._registry.writing() as session:
-                job = jobs.start(session, job_id)
+            job = self._patiently(lambda: self._start(job_id))
         except (Conflict, NotFound):
             # Ended or cancelled while it waited, or ended just before a crash: only its folder may be left.
             WorkFolder(self._home.work_dir / job_id).remove()
             self._active = None
             return False
+        deaths = retrain.deaths(job, WorkFolder(self._home.work_dir / job_id))
+        if deaths > MAX_RECOVERY_ATTEMPTS:
+            self._patiently(lambda: retrain.abandon(self._context(job), JobState.FAILED, _died(job, deaths)))
+            self._active = None
+            return False
         log.info("retrain.started", job=job_id, adapter=job.adapter, attempt=job.attempts)
         return True
 
+    def _start(self, job_id: str) -> Job:
+        with self._registry.writing() as session:
+            return jobs.start(session, job_id)
+
+    def _look(self, job_id: str) -> JobContext:
+        with self._registry.reading() as session:
+            return self._context(jobs.get(session, job_id))
+
     def _run_step(self, job_id: str, name: str) -> dict[str, str]:
         self._hold_if_stopping()
-        with self._registry.reading() as session:
-            context = self._context(jobs.get(session, job_id))
-        outcome = retrain.run_step(context, name)
+        outcome = self._patiently(lambda: retrain.run_step(self._look(job_id), name))
         if outcome["state"] != retrain.DONE:
             # A fit that was ended because the worker stops has not failed.
             self._hold_if_stopping()
@@ -163,29 +197,51 @@ class Worker:
 
     def _finish(self, job_id: str, outcome: dict[str, str]) -> None:
         self._hold_if_stopping()
-        with self._registry.reading() as session:
-            context = self._context(jobs.get(session, job_id))
-        retrain.finish(context, outcome)
+        self._patiently(lambda: retrain.finish(self._look(job_id), outcome))
         self._active = None
+
+    def _patiently(self, act: Callable[[], T]) -> T:
+        """What `act` gives, tried again while the registry's database is away; every step can be repeated.
+
+        Raises Unavailable after `PATIENCE_S`.
+        """
+        deadline = time.monotonic() + PATIENCE_S
+        pause = RETRY_S
+        while True:
+            try:
+                return act()
+            except Unavailable:
+                self._hold_if_stopping()
+                if time.monotonic() > deadline:
+                    raise
+                log.warning("worker.database_away", job=self._active)
+                self._stop.wait(pause)
+                self._hold_if_stopping()
+                pause = min(pause + RETRY_S, LONGEST_RETRY_S)
 
     def _hold_if_stopping(self) -> None:
         """Park this thread for good once the worker stops, so that the engine notes nothing more and resumes here."""
         if self._stop.is_set():
             threading.Event().wait()
 
-    def _leave(self, lock: FileLock) -> None:
+    def _leave(self, lock: FileLock, code: int) -> None:
+        self._stop.set()
         with self._guard:
             child = self._child
         if child is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(child.pid, signal.SIGKILL)
-        log.info("worker.stopped", unfinished=self._active)
-        if self._active is not None:
+        active = self._active
+        log.info("worker.stopped", unfinished=active)
+        if active is not None:
+            # Without the note (a full disk) this stop counts as a death.
+            with contextlib.suppress(OSError):
+                retrain.note_pause(WorkFolder(self._home.work_dir / active))
             # Closing the engine would note the running job as failed. Everything on disk is safe at any moment, the
             # kernel gives the lock back, and the next start resumes.
             sys.stdout.flush()
             sys.stderr.flush()
-            os._exit(0)
+            os._exit(code)
         self._engine.close()
         self._registry.close()
         lock.release()
@@ -193,22 +249,39 @@ class Worker:
 
 _GIVEN_UP = {
     Standing.ENDED: "the worker's engine ended this job with an error; the worker's log has it. Queue it again",
-    Standing.EXHAUSTED: (
-        f"the worker died {MAX_RECOVERY_ATTEMPTS + 1} times while it ran this job; most likely the machine has too "
-        "little memory for it. Lower batch_size or the number of rows, then queue it again"
-    ),
     Standing.OTHER_VERSION: "this job was begun by another version of Driftline; queue it again",
 }
 
 
-def executor_name(home: Home) -> str:
-    """The name under which a worker's unfinished jobs are kept, the same at every start.
+def _died(job: Job, deaths: int) -> str:
+    return (
+        f"{job.step or 'start'}: the worker died {deaths} times while it ran this job; most likely the machine has too "
+        "little memory for it. Lower batch_size or the number of rows, then queue it again"
+    )
 
-    A SQLite home has one worker. On PostgreSQL it is DRIFTLINE_WORKER_ID, else made of the host's name.
+
+def _acquired(lock: FileLock) -> bool:
+    for _ in range(_LOCK_TRIES):
+        if lock.acquire():
+            return True
+        time.sleep(_LOCK_PAUSE_S)
+    return False
+
+
+def executor_name(home: Home) -> str:
+    """The name under which a worker's unfinished jobs are kept, the same at every start; the caller owns the home.
+
+    The engine's SQLite file belongs to one home. On PostgreSQL it is DRIFTLINE_WORKER_ID, else a random name that is
+    kept in the home: a host's name would not do, since a container comes back under another.
     """
     if home.database_url.startswith("sqlite"):
         return "worker"
-    return os.environ.get("DRIFTLINE_WORKER_ID") or f"worker-{socket.gethostname()}"
+    if given := os.environ.get("DRIFTLINE_WORKER_ID"):
+        return given
+    kept = WorkFolder(home.data_dir)
+    if not kept.has(WORKER_ID):
+        kept.write(WORKER_ID, f"worker-{secrets.token_hex(8)}\n".encode())
+    return kept.read(WORKER_ID).decode().strip()
 
 
 def run_worker(home: Home, runtime: Runtime | None = None, *, leashed: bool = False) -> None:

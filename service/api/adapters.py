@@ -62,7 +62,7 @@ async def rollback(name: str, service: Running, caller: MayAdmin) -> Response:
 async def _switch(service: Service, name: str, move: Callable[[Any], Version]) -> Response:
     def moved() -> LoadedVersion:
         with service.registry.writing() as session:
-            return service.catalog.prove(move(session))
+            return service.catalog.prove(move(session), reference=True)
 
     try:
         version = await service.blocking(moved)

@@ -53,7 +53,7 @@ async def upload(
         with service.registry.writing() as session:
             return datasets.add(session, service.registry.artifacts, name, data, kind, by=caller.name)
 
-    return serialise.answer(_view(await service.blocking(add)), 201)
+    return serialise.answer(_view(await service.threads.upload(add)), 201)
 
 
 @router.get("", summary="List datasets")

@@ -2,7 +2,8 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Any
+from concurrent.futures import Future
+from typing import Any, TypeVar
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -13,12 +14,16 @@ from registry.errors import NotFound, Unavailable
 from registry.readings import MonitorState, Reading
 from service import serialise
 from service.auth import MayRead, MayTrain
-from service.errors import invalid
+from service.errors import Problem, invalid
 from service.schemas import problems
 from service.snapshot import LoadedVersion
 from service.state import Running, Service
 
-router = APIRouter(prefix="/admin/drift", tags=["drift"], responses=problems(401, 403, 404))
+router = APIRouter(prefix="/admin/drift", tags=["drift"], responses=problems(401, 403, 404, 503))
+
+T = TypeVar("T")
+
+ANSWER_SECONDS = 10.0
 
 
 @router.get("/{adapter}", summary="State of the drift monitor", responses=problems(422))
@@ -33,8 +38,17 @@ async def drift(adapter: str, service: Running, caller: MayRead, history: int = 
 async def acknowledge(adapter: str, service: Running, caller: MayTrain) -> Response:
     """The alarm is seen: it is released, and may be raised again by a later window."""
     _live(service, adapter)
-    released = await asyncio.wrap_future(service.watch.acknowledge(adapter, caller.name))
+    released = await _answer(service.watch.acknowledge(adapter, caller.name))
     return serialise.answer({"released": released, **await _view(service, adapter, 1)})
+
+
+async def _answer(future: "Future[T]") -> T:
+    """What the watch thread says, if it says it soon; it may be waiting for the database."""
+    try:
+        return await asyncio.wait_for(asyncio.wrap_future(future), ANSWER_SECONDS)
+    except TimeoutError:
+        message = "The drift monitor is busy, perhaps waiting for the registry. Try again later."
+        raise Problem(503, message, code="monitor_busy") from None
 
 
 def _live(service: Service, adapter: str) -> LoadedVersion | None:
@@ -54,7 +68,7 @@ async def _view(service: Service, adapter: str, limit: int) -> dict[str, Any]:
         monitor = monitors.get(adapter)
         return None if monitor is None else _monitor(monitor)
 
-    seen = await asyncio.wrap_future(service.watch.ask(look))
+    seen = await _answer(service.watch.ask(look))
     number = live.record.number
     try:
         stored, kept = await service.blocking(lambda: _stored(service, adapter, number, limit))
@@ -93,6 +107,7 @@ def _monitor(monitor: Monitor) -> dict[str, Any]:
         "calibrated": reference.calibrated,
         "why_not": reference.why_not,
         "observations": monitor.observations,
+        "evidence": monitor.evidence,
         "windows": monitor.windows,
         "window": {"size": monitor.settings.window, "filled": monitor.pending.n},
         "mean_observations_between_false_alarms": monitor.settings.arl,
@@ -110,4 +125,4 @@ def _monitor(monitor: Monitor) -> dict[str, Any]:
 
 
 def _reading(reading: Reading) -> dict[str, Any]:
-    return {"id": reading.id, "at": reading.at, "n": reading.window_n, "alarm": reading.alarm, **reading.statistics}
+    return {"id": reading.id, "at": reading.at, "n": reading.window_n, "cells": reading.cells, **reading.statistics}

@@ -1,13 +1,13 @@
 """GET /healthz, /readyz and /metrics: open to probes and scrapers, and about the thing itself.
 
-Live means that this event loop turns and every runtime thread did so lately: nothing outside the process counts, since
-a restart would not mend it. Ready means that the model reproduces its probes and no stop is under way; a database that
-is away does not make a service unready that serves from memory.
+Live means that this event loop turns, every runtime thread did so lately, and the drift monitors' thread runs: nothing
+outside the process counts, since a restart would not mend it. Ready means that the model reproduces its probes and no
+stop is under way; a database that is away does not make a service unready that serves from memory.
 """
 
 import asyncio
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -29,19 +29,22 @@ MIN_COSINE = 0.999
 
 @dataclass(slots=True)
 class Probe:
-    """The last answer of the model to its probe texts."""
+    """The last answer of the model to its probe texts; who holds the lock asks anew, the others wait for that."""
 
     digest: str = ""
     cosine: float = 0.0
     at: float = float("-inf")
+    lock: asyncio.Lock = field(default_factory=asyncio.Lock)
 
 
 @router.get("/healthz", summary="Is the process alive", responses=problems(503))
 async def healthz(service: Running) -> Response:
-    """200 while the event loop turns and the runtime threads beat."""
+    """200 while the event loop turns, the runtime threads beat and the drift monitors' thread runs."""
     for backbone in service.catalog.snapshot.backbones.values():
         if not backbone.embedder.batcher.alive(PATIENCE_SECONDS):
             raise Problem(503, "The runtime thread does not turn.", code="runtime_stuck")
+    if not service.watch.alive:
+        raise Problem(503, "The thread of the drift monitors has ended.", code="monitor_ended")
     return serialise.answer({"status": "alive"})
 
 
@@ -59,9 +62,10 @@ async def readyz(request: Request, service: Running) -> Response:
             raise Problem(503, "No backbone is imported: run `driftline backbone import`.", code="no_backbone")
         raise Problem(503, "The model is being loaded.", code="loading")
     probe: Probe = request.app.state.probe
-    if probe.digest != backbone.record.digest or time.monotonic() - probe.at > PROBE_SECONDS:
-        probe.cosine = await asyncio.to_thread(backbone.encoder.self_check)
-        probe.digest, probe.at = backbone.record.digest, time.monotonic()
+    async with probe.lock:
+        if probe.digest != backbone.record.digest or time.monotonic() - probe.at > PROBE_SECONDS:
+            probe.cosine = await service.threads.probe(backbone.encoder.self_check)
+            probe.digest, probe.at = backbone.record.digest, time.monotonic()
     if not probe.cosine >= MIN_COSINE:
         raise Problem(503, f"The model deviates from its probes: cosine {probe.cosine:.6f}.", code="probe_failed")
     return serialise.answer(

@@ -31,7 +31,11 @@ MAX_RECIPE_BYTES = 16_384
 @router.post("/retrain", status_code=202, summary="Ask for a retrain", responses=problems(404, 409, 422))
 async def retrain(body: RetrainRequest, service: Running, caller: MayTrain) -> Response:
     """Queue one durable job; 409 with the waiting job's id when one waits for the adapter already."""
-    if len(serialise.dump(body.recipe)) > MAX_RECIPE_BYTES:
+    try:
+        size = len(serialise.dump(body.recipe))
+    except TypeError:  # orjson's word for each of these
+        raise invalid("recipe", "holds a whole number beyond 64 bits, a lone surrogate, or too many levels") from None
+    if size > MAX_RECIPE_BYTES:
         raise invalid("recipe", f"is larger than {MAX_RECIPE_BYTES} bytes")
     recipe = Recipe.from_mapping(body.recipe)
     dataset, revision = parse_model(body.dataset)
@@ -120,7 +124,7 @@ async def _stream(service: Service, job_id: str, after: int) -> AsyncIterator[by
     yield b"retry: 2000\n\n"
     while not service.draining:
         try:
-            found, finished = await service.blocking(read)
+            found, finished = await service.threads.follow(read)
         except Unavailable:  # the stream outlives an outage of the database
             found, finished = [], False
         for event in found:

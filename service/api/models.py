@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from service import serialise
-from service.auth import MayEmbed
+from service.auth import MayLook
 from service.errors import unknown_model
 from service.schemas import problems
 from service.snapshot import AdapterView, LoadedBackbone, Snapshot
@@ -22,13 +22,13 @@ BATCH_TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 2e-3}
 
 
 @router.get("/v1/models", tags=["models"], summary="List what is served")
-async def models(service: Running, caller: MayEmbed) -> Response:
+async def models(service: Running, caller: MayLook) -> Response:
     """OpenAI's list: backbones first (the default one leading), then adapters and each of their versions."""
     return serialise.answer({"object": "list", "data": _entries(service.catalog.snapshot)})
 
 
 @router.get("/v1/models/{model}", tags=["models"], summary="One model", responses=problems(404))
-async def one_model(model: str, service: Running, caller: MayEmbed) -> Response:
+async def one_model(model: str, service: Running, caller: MayLook) -> Response:
     """One entry of the list."""
     for entry in _entries(service.catalog.snapshot):
         if entry["id"] == model:
@@ -37,7 +37,7 @@ async def one_model(model: str, service: Running, caller: MayEmbed) -> Response:
 
 
 @router.get("/info", tags=["operations"], summary="Limits, digests and measurements")
-async def info(service: Running, caller: MayEmbed) -> Response:
+async def info(service: Running, caller: MayLook) -> Response:
     """What a client needs to size its requests, and an operator to know what runs."""
     settings, snapshot = service.settings, service.catalog.snapshot
     return serialise.answer(
@@ -51,6 +51,7 @@ async def info(service: Running, caller: MayEmbed) -> Response:
             },
             "limits": {
                 "max_inputs": settings.max_inputs,
+                "max_neighbors": settings.max_neighbors,
                 "max_request_tokens": settings.max_request_tokens,
                 "max_body_bytes": settings.max_body_bytes,
                 "max_upload_bytes": settings.max_upload_bytes,

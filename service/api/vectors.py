@@ -27,7 +27,9 @@ from service.state import Running, Service, service_of
 
 router = APIRouter(prefix="/v1", tags=["vectors"], responses=problems(400, 401, 403, 404, 413, 422, 429, 503, 504))
 
-MAX_NEIGHBORS = 100
+MAX_K = 100
+# Answers of up to this many numbers are written in place (about 1 ms); larger ones in a thread.
+INLINE_NUMBERS = 20_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,15 +65,18 @@ async def embeddings(request: Request, service: Running, caller: MayEmbed) -> Re
         raise invalid("dimensions", f"is {asked.dimensions}; this model has {native}")
     computed = await _compute(service, request, target, asked.texts, asked.truncate)
     vectors = computed.vectors
-    if asked.dimensions is not None and asked.dimensions < native:
-        vectors = serialise.shorten(vectors, asked.dimensions)
-    body = serialise.embeddings(
-        vectors,
-        model=target.name,
-        tokens=computed.base.tokens,
-        truncated=computed.base.truncated,
-        base64=asked.base64,
-    )
+
+    def write() -> bytes:
+        cut = asked.dimensions is not None and asked.dimensions < native
+        return serialise.embeddings(
+            serialise.shorten(vectors, asked.dimensions) if cut and asked.dimensions else vectors,
+            model=target.name,
+            tokens=computed.base.tokens,
+            truncated=computed.base.truncated,
+            base64=asked.base64,
+        )
+
+    body = write() if vectors.size <= INLINE_NUMBERS else await service.threads.encode(write)
     return _Answer(service, target, body, computed.vectors)
 
 
@@ -118,27 +123,33 @@ async def similarity(request: Request, service: Running, caller: MayEmbed) -> Re
         error.index -= len(asked.a) if in_b else 0
         raise input_problem(error, "b" if in_b else "a") from None
     a, b = computed.vectors[: len(asked.a)], computed.vectors[len(asked.a) :]
-    scores = a @ b.T if asked.matrix else np.einsum("ij,ij->i", a, b)
-    body = _body(target, computed.base, {"scores": np.ascontiguousarray(np.clip(scores, -1.0, 1.0))})
+
+    def write() -> bytes:
+        scores = np.clip(a @ b.T if asked.matrix else np.einsum("ij,ij->i", a, b), -1.0, 1.0)
+        return _body(target, computed.base, {"scores": serialise.rows(scores) if asked.matrix else scores})
+
+    small = not asked.matrix or len(a) * len(b) <= INLINE_NUMBERS
+    body = write() if small else await service.threads.encode(write)
     return _Answer(service, target, body, computed.vectors)
 
 
 @router.post("/neighbors", openapi_extra=schemas.NEIGHBORS, summary="Nearest reference items")
 async def neighbors(request: Request, service: Running, caller: MayEmbed) -> Response:
     """The nearest reference items of each text, and how unlike the reference it is (conformal p-value)."""
-    asked = neighbors_request(await request.body(), service.settings.max_inputs, MAX_NEIGHBORS)
+    settings = service.settings
+    asked = neighbors_request(await request.body(), settings.max_inputs, MAX_K, settings.max_neighbors)
     target = await service.resolve(asked.model)
-    reference = target.version.reference if target.version is not None else None
+    reference = await service.catalog.reference(target.version) if target.version is not None else None
     if reference is None:
         message = "This model has no reference; ask for an adapter that has one."
         raise Problem(422, message, code="no_reference", param="model")
     computed = await _compute(service, request, target, asked.texts, asked.truncate)
 
-    def search() -> list[dict[str, Any]]:
+    def search() -> bytes:
         scores, items = reference.neighbors(computed.vectors, asked.k)
         novelty = reference.novelty(computed.vectors)
         labels = reference.fit_labels
-        return [
+        found = (
             {
                 "index": index,
                 "novelty": float(novelty[index]),
@@ -148,9 +159,10 @@ async def neighbors(request: Request, service: Running, caller: MayEmbed) -> Res
                 ],
             }
             for index in range(len(asked.texts))
-        ]
+        )
+        return _body(target, computed.base, {"data": serialise.rows(found)})
 
-    body = _body(target, computed.base, {"data": await service.blocking(search)})
+    body = await service.threads.encode(search)
     return _Answer(service, target, body, computed.vectors)
 
 
@@ -160,7 +172,7 @@ async def _compute(
     base = await target.backbone.embedder.embed(
         texts, truncate=service.settings.truncate if truncate is None else truncate, gone=request.is_disconnected
     )
-    vectors = await target.apply(base.vectors)
+    vectors = await target.apply(base.vectors, service.threads.encode)
     service.recorder.texts(target.family, len(texts), base.tokens, base.truncated)
     return _Computed(vectors, base)
 

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from cli.retrain import ForeignWorker
 from registry import jobs, versions
 from registry.home import Home
+from registry.lock import FileLock
 
 COMMAND = [sys.executable, "-m", "cli"]
 
@@ -46,6 +48,22 @@ def test_a_bad_row_is_named_and_nothing_is_stored(backbone_home: Home, tmp_path:
     assert json.loads(driftline(backbone_home, "dataset", "list", "--json").stdout) == []
 
 
+def test_findings_are_shown_by_row_and_never_by_text(backbone_home: Home, tmp_path: Path) -> None:
+    words = ("card", "parcel", "flight", "invoice", "garden", "window", "kettle")
+    rows = [f'{{"text": "where is the secret {word}", "label": "a"}}' for word in words] * 2
+    rows += ['{"text": "quite another matter", "label": "a"}', '{"text": "Quite another matter!", "label": "b"}']
+    file = tmp_path / "twice.jsonl"
+    file.write_text("\n".join(rows) + "\n")
+    added = driftline(backbone_home, "dataset", "add", "twice", str(file))
+    assert added.returncode == 0, added.stderr
+    assert (
+        "repeated word for word: rows 1, 8; rows 2, 9; rows 3, 10; rows 4, 11; rows 5, 12; and 2 more" in added.stdout
+    )
+    assert "the same text under two labels: rows 15, 16" in added.stdout
+    assert "secret" not in added.stdout
+    assert driftline(backbone_home, "dataset", "show", "twice").stdout == added.stdout
+
+
 def test_an_unknown_ending_asks_for_the_format(backbone_home: Home, tmp_path: Path) -> None:
     file = tmp_path / "rows.dat"
     file.write_text("text,label\na,b\nc,d\n")
@@ -73,6 +91,79 @@ def test_retrain_waits_for_the_verdict_and_the_version_can_be_moved(backbone_hom
     watched = driftline(backbone_home, "job", "watch", job["id"])
     assert watched.returncode == 0
     assert "verdict" in watched.stdout
+    assert_what_cannot_be_served_goes_live_by_no_command(backbone_home)
+
+
+def assert_what_cannot_be_served_goes_live_by_no_command(home: Home) -> None:
+    """support@1 is live and whole; @2 has a broken head, @3 a broken reference."""
+    registry = home.registry()
+    garbage = registry.store(b"no artifact at all")
+    with registry.writing() as session:
+        whole = versions.get(session, "support", 1)
+        for digest, reference in ((garbage, whole.reference), (whole.digest, garbage)):
+            versions.publish(
+                session,
+                adapter="support",
+                digest=digest,
+                kind="head",
+                backbone=whole.backbone,
+                reference=reference,
+                parent=1,
+                job_id=None,
+                dataset=whole.dataset,
+                metrics={},
+                verdict=None,
+                rejected=False,
+            )
+    for number in (2, 3):
+        refused = driftline(home, "adapter", "promote", f"support@{number}")
+        assert refused.returncode == 1
+        assert f"support@{number} cannot be served, so nothing was moved" in refused.stderr
+        assert "Traceback" not in refused.stderr
+    # Live once, its files went bad later: a rollback does not go back to it.
+    with registry.writing() as session:
+        versions.promote(session, "support", 3, by="test")
+        versions.promote(session, "support", 1, by="test")
+    refused = driftline(home, "adapter", "rollback", "support")
+    assert refused.returncode == 1
+    assert "support@3 cannot be served, so nothing was moved" in refused.stderr
+    with registry.reading() as session:
+        live = versions.live(session, "support")
+    assert live is not None
+    assert live.number == 1
+    registry.close()
+
+
+def test_wait_ends_when_its_worker_dies(backbone_home: Home, tickets: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert driftline(backbone_home, "dataset", "add", "tickets", str(tickets)).returncode == 0
+    monkeypatch.setenv("DRIFTLINE_CRASH_AT", "snapshot.before")
+    gone = driftline(backbone_home, "retrain", "support", "--dataset", "tickets", "--wait")
+    assert gone.returncode == 1
+    assert "the worker ended with status -9 before the job was done" in gone.stderr
+    assert str(backbone_home.data_dir / "worker.log") in gone.stderr
+
+
+def test_who_waits_for_a_foreign_worker_is_told_once_that_it_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    now = 0.0
+    home = Home.at(tmp_path)
+    lock = FileLock(home.worker_lock)
+    assert lock.acquire()
+    foreign = ForeignWorker(home, lambda: now)
+    said = []
+    for second in range(200):
+        now = float(second)
+        if second == 50:
+            lock.release()
+        if second == 120:
+            assert lock.acquire()
+        if second == 130:
+            lock.release()
+        foreign.look()
+        if capsys.readouterr().err.count("No worker has run for 30 s"):
+            said.append(second)
+    assert said == [80, 160]
 
 
 def test_wait_exits_non_zero_when_the_job_fails(backbone_home: Home, tmp_path: Path) -> None:

@@ -158,10 +158,77 @@ def test_scores_of_different_items_are_refused() -> None:
         judge(Contender("candidate", {"knn_accuracy": np.ones(1500)}), None, BASE)
 
 
+def test_one_cluster_however_large_gives_no_verdict() -> None:
+    base = contender("base", scores(3, 60))
+    for shift in (0.2, -0.3):
+        candidate = contender("candidate", np.clip(base.scores["ndcg_at_10"] + shift, 0, 1))
+        for clusters, drawn in ((np.zeros(60, np.int64), 1), (np.arange(60) % 19, 19)):
+            verdict = judge(candidate, None, base, clusters=clusters)
+            assert verdict.outcome is Outcome.INCONCLUSIVE
+            reason = next(r for r in verdict.reasons if r.code == "too_few_clusters")
+            assert reason.numbers == {"clusters": drawn, "items": 60, "needed": 20}
+            assert f"are {drawn} independent clusters" in reason.text
+            assert verdict.metrics["clusters"] == drawn
+            assert verdict.metrics["vs_base"]["ndcg_at_10"]["clusters"] == drawn
+    # The same scores as 20 clusters settle it.
+    better = contender("candidate", np.clip(base.scores["ndcg_at_10"] + 0.2, 0, 1))
+    assert judge(better, None, base, clusters=np.arange(60) % 20).passed
+
+
+def test_the_margin_follows_the_clusters_and_ends_at_the_cap() -> None:
+    """A guard that lost 9 of 150 items in 30 clusters: 5 of 30 would be 16.7 points, and let it through."""
+    rng = np.random.default_rng(3)
+    hits = np.ones(150)
+    hits[rng.permutation(150)[:9]] = 0
+    base = contender("base", scores(2, 150))
+    candidate = contender("candidate", np.clip(base.scores["ndcg_at_10"] + 0.1, 0, 1), hits)
+    verdict = judge(candidate, None, base, clusters=np.arange(150) % 30)
+    guard = next(r for r in verdict.reasons if r.code.startswith("knn_accuracy"))
+    assert guard.numbers["margin"] == 0.05
+    assert verdict.outcome is Outcome.FAIL
+    few = np.ones(150)
+    few[0] = 0
+    candidate = contender("candidate", np.clip(base.scores["ndcg_at_10"] + 0.1, 0, 1), few)
+    verdict = judge(candidate, None, base)
+    assert verdict.passed
+    assert "a loss above 3.3 points is excluded" in verdict.reasons[1].text
+
+
+def test_a_sure_loss_inside_the_margin_passes_and_is_said() -> None:
+    hits = np.ones(3000)
+    hits[:30] = 0
+    base = contender("base", scores(6, 3000))
+    verdict = judge(contender("candidate", np.clip(base.scores["ndcg_at_10"] + 0.05, 0, 1), hits), None, base)
+    assert verdict.passed
+    assert "a little worse, but a loss above 2.0 points is excluded" in verdict.reasons[1].text
+
+
+def test_pairs_are_guarded_by_their_nearest_row() -> None:
+    rng = np.random.default_rng(1)
+    ndcg, first = scores(4, 400), np.ones(400)
+    lost = (rng.random(400) < 0.85).astype(float)
+    base = Contender("base", {"ndcg_at_10": ndcg, "nn_accuracy": first}, GENERIC)
+    better = np.clip(ndcg + 0.05, 0, 1)
+    verdict = judge(Contender("candidate", {"ndcg_at_10": better, "nn_accuracy": lost}, GENERIC), None, base)
+    assert verdict.outcome is Outcome.FAIL
+    assert "nn_accuracy_worse" in codes(verdict)
+    assert judge(Contender("candidate", {"ndcg_at_10": better, "nn_accuracy": first}, GENERIC), None, base).passed
+    # Where the usual guard was scored, it alone rules.
+    both = {"knn_accuracy": first, "nn_accuracy": first, "ndcg_at_10": ndcg}
+    ours = {"knn_accuracy": first, "nn_accuracy": lost, "ndcg_at_10": better}
+    assert judge(Contender("candidate", ours, GENERIC), None, Contender("base", both, GENERIC)).passed
+
+
 def test_settings_are_checked_and_the_margin_grows_on_small_sets() -> None:
     assert GateSettings().margin_for(1500) == 0.02
     assert GateSettings().margin_for(130) == pytest.approx(5 / 130)
-    for bad in ({"min_effect": -1.0}, {"margin": 0.0}, {"confidence": 0.3}, {"min_items": 1}, {"resamples": 3}):
+    assert GateSettings().margin_for(30) == 0.05
+    assert GateSettings(margin=0.1).margin_for(1500) == 0.1
+    bad: dict[str, object]
+    for bad in (
+        {"min_effect": -1.0}, {"margin": 0.0}, {"confidence": 0.3}, {"min_items": 1}, {"resamples": 3},
+        {"min_clusters": 1}, {"guards": ()},
+    ):  # fmt: skip
         with pytest.raises(ValueError, match="must"):
             GateSettings(**bad)  # type: ignore[arg-type]
 

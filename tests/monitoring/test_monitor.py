@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from monitoring.errors import ReferenceMismatch, StateRefused, VectorsRefused
 from monitoring.metrics import Metrics
-from monitoring.monitor import Monitor, MonitorSettings
+from monitoring.monitor import UNEXPLAINED, Alarm, Monitor, MonitorSettings
 from monitoring.reference import Reference
 from monitoring.window import Window
 
@@ -62,17 +62,80 @@ def test_the_alarm_latches_until_acknowledged_and_may_return(small_reference: Re
     assert monitor.alarm_active
 
 
-def test_replicas_merge_into_one_judgement(small_reference: Reference, make_vectors: Draw) -> None:
+def test_two_monitors_merge_into_one_judgement(small_reference: Reference, make_vectors: Draw) -> None:
     rng = np.random.default_rng(2)
-    monitor = Monitor(small_reference)
-    parts = [Window.of(small_reference, small_reference.score(make_vectors(rng, 100, foreign=0.3))) for _ in range(3)]
-    assert monitor.merge(parts[0]) == []
-    assert monitor.merge(parts[1]) == []
-    (reading,) = monitor.merge(parts[2])
+    parts = [make_vectors(rng, 100, foreign=0.3) for _ in range(3)]
+    monitors = [Monitor(small_reference) for _ in parts]
+    for monitor, part in zip(monitors, parts, strict=True):
+        assert monitor.observe(part) == []
+    first = monitors[0]
+    assert first.merge(monitors[1]) == []
+    (reading,) = first.merge(monitors[2])
     assert reading.n == 300
-    assert reading.window == parts[2] + parts[0] + parts[1]
-    assert monitor.alarm_active
-    assert monitor.pending.n == 0
+    assert reading.window == sum(
+        (Window.of(small_reference, small_reference.score(part)) for part in parts), Window.empty(small_reference)
+    )
+    assert first.alarm_active
+    assert (first.pending.n, first.observations, first.evidence) == (0, 300, 300)
+    quiet = Monitor(small_reference)
+    quiet.merge(first)
+    assert quiet.alarm == first.alarm
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_all_are_counted_and_only_the_evidence_is_judged(
+    small_reference: Reference, make_vectors: Draw, mask: bool
+) -> None:
+    rng = np.random.default_rng(5)
+    metrics = Metrics()
+    monitor = Monitor(small_reference, recorder=metrics.drift("banking", "1", small_reference))
+    x = make_vectors(rng, 1000, foreign=1.0)
+    x[::4] = make_vectors(rng, 250)
+    rows = np.arange(0, 1000, 4)
+    chosen = np.isin(np.arange(1000), rows) if mask else rows
+    assert monitor.observe(x, chosen) == []
+    assert (monitor.observations, monitor.evidence, monitor.pending.n) == (1000, 250, 250)
+    value = metrics.registry.get_sample_value
+    assert value("driftline_drift_observations_total", {"adapter": "banking"}) == 1000
+    assert value("driftline_drift_evidence_total", {"adapter": "banking"}) == 250
+    assert value("driftline_drift_novelty_pvalue_count", {"adapter": "banking"}) == 1000
+    assert (value("driftline_drift_novel_observations_total", {"adapter": "banking"}) or 0) > 500
+    (reading,) = monitor.observe(x[:40], rows[:10])
+    assert reading.window == Window.of(small_reference, small_reference.score(x[rows[np.r_[:250, :6]]]))
+    assert not monitor.alarm_active
+    resumed = Monitor(small_reference, state=json.loads(json.dumps(monitor.to_json())))
+    assert (resumed.observations, resumed.evidence) == (1040, 260)
+    assert monitor.observe(x[:5], []) == []
+    assert (monitor.observations, monitor.evidence) == (1045, 260)
+    with pytest.raises(VectorsRefused):
+        monitor.observe(x[:5], np.ones(4, dtype=bool))
+
+
+def test_a_smaller_window_after_a_restart_counts_no_vector_twice(
+    small_reference: Reference, make_vectors: Draw
+) -> None:
+    x = make_vectors(np.random.default_rng(4), 300)
+    before = Monitor(small_reference, MonitorSettings(window=256))
+    before.observe(x[:200])
+    after = Monitor(small_reference, MonitorSettings(window=64), json.loads(json.dumps(before.to_json())))
+    readings = after.observe(x[200:])
+    assert [r.n for r in readings] == [200, 64]
+    assert readings[0].window == before.pending
+    assert (after.pending.n, after.observations, after.evidence) == (36, 300, 300)
+
+
+def test_an_alarm_raised_elsewhere_is_taken_over_once(small_reference: Reference) -> None:
+    metrics = Metrics()
+    monitor = Monitor(small_reference, recorder=metrics.drift("banking", "1", small_reference))
+    alarm = Alarm(("novelty",), 3, 700, ({"cell": 1},))
+    monitor.latch(Alarm.from_json(json.loads(json.dumps(alarm.to_json()))))
+    monitor.latch(UNEXPLAINED)
+    assert monitor.alarm == alarm
+    assert metrics.registry.get_sample_value("driftline_drift_alarm_active", {"adapter": "banking"}) == 1
+    assert monitor.acknowledge() == alarm
+    for bad in (None, {}, [], "x", {**alarm.to_json(), "moved": ["x"]}, {**alarm.to_json(), "observation": "many"}):
+        with pytest.raises(StateRefused):
+            Alarm.from_json(bad)
 
 
 def test_a_state_of_another_reference_or_a_damaged_one_is_refused(
@@ -82,7 +145,15 @@ def test_a_state_of_another_reference_or_a_damaged_one_is_refused(
     other = make_reference(np.random.default_rng(77), n_fit=100, n_cal=60)
     with pytest.raises(ReferenceMismatch):
         Monitor(other, state=state)
-    for bad in ({}, {**state, "format": 2}, {**state, "window": {}}, {**state, "alarm": {"statistics": []}}):
+    for bad in (
+        {},
+        {**state, "format": 2},
+        {**state, "window": {}},
+        {**state, "alarm": {"statistics": []}},
+        {**state, "observations": "many"},
+        {**state, "alarm": "x"},
+        {**state, "window": {**state["window"], "cells": [], "novel_cells": []}},
+    ):
         with pytest.raises(StateRefused):
             Monitor(small_reference, state=bad)
 
@@ -149,7 +220,10 @@ def test_a_new_version_drops_the_series_of_the_old_one(
     assert 'version="banking@1"' not in body
     assert body.count("driftline_drift_reference_cell_ratio{") == len(fewer.cells)
     recorder.close()
+    recorder.alarm_changed(True)
     assert "driftline_drift_alarm_active{" not in metrics.exposition()[0].decode()
+    recorder.open()
+    assert "driftline_drift_alarm_active{" in metrics.exposition()[0].decode()
 
 
 def test_every_instrument_is_in_the_catalogue_with_one_line_of_help() -> None:

@@ -1,10 +1,14 @@
 """Recipes: defaults by kind of rows, files in two formats, and errors that name the field."""
 
+import dataclasses
 from pathlib import Path
 
 import pytest
 
+from monitoring.collapse import GeometryLimits
 from monitoring.errors import RecipeRefused
+from monitoring.gate import GateSettings
+from monitoring.limits import GATE, GEOMETRY, gate_settings, laxer_fields
 from monitoring.recipe import Recipe
 from registry.row import RowKind
 
@@ -44,13 +48,67 @@ def test_what_is_left_open_depends_on_the_rows() -> None:
         ({"loss": "triplet"}, "loss must be"),
         ({"alpha": 0}, "alpha must lie"),
         ({"gate": {"effect": 1}}, "unknown gate field effect"),
-        ({"gate": {"min_effect": "much"}}, "gate: a value"),
+        ({"gate": {"min_effect": "much"}}, "gate.min_effect must be a finite number"),
+        ({"gate": {"min_effect": float("nan")}}, "gate.min_effect must be a finite number"),
+        ({"gate": {"margin": float("inf")}}, "gate.margin must lie between 0.0001 and 0.2"),
+        ({"gate": {"resamples": 2_000_000_000}}, "gate.resamples must lie between 100 and 100000"),
+        ({"gate": {"resamples": 1000.0}}, "gate.resamples must be a whole number"),
+        ({"gate": {"margin_items": 10**9}}, "gate.margin_items must lie between 0 and 100"),
+        ({"gate": {"min_items": True}}, "gate.min_items must be a whole number"),
+        ({"gate": {"min_clusters": 1}}, "gate.min_clusters must lie between 2 and 1000000"),
+        ({"gate": {"confidence": 0.5}}, "gate.confidence must lie between 0.6 and 0.9999"),
+        ({"gate": {"guards": []}}, "gate.guards must list at least one of"),
+        ({"gate": {"guards": "knn_accuracy"}}, "gate.guards must list"),
+        ({"gate": {"guards": ["luck"]}}, "gate.guards must list"),
+        ({"gate": {"primary": 5}}, "gate.primary must be one of ndcg_at_10, knn_accuracy, nn_accuracy"),
+        ({"gate": {"primary": []}}, "gate.primary must be one of"),
+        ({"gate": {"geometry": {"max_cosine_rise": 99}}}, "gate.geometry.max_cosine_rise must lie between 0 and 1"),
+        ({"gate": {"geometry": {"min_overlap": "0.3"}}}, "gate.geometry.min_overlap must be a finite number"),
+        ({"gate": {"geometry": {"overlap": 0.3}}}, "unknown geometry field overlap"),
+        ({"gate": {"geometry": 3}}, "gate.geometry must be a table"),
         ({"gate": []}, "gate must be a table"),
     ],
 )
 def test_mistakes_are_named(mapping: dict[str, object], said: str) -> None:
     with pytest.raises(RecipeRefused, match=said):
         Recipe.from_mapping(mapping)
+
+
+def test_a_primary_that_pairs_do_not_have_is_refused() -> None:
+    recipe = Recipe.from_mapping({"gate": {"primary": "knn_accuracy"}})
+    assert recipe.resolved(RowKind.LABELLED).gate_settings().primary == "knn_accuracy"
+    with pytest.raises(RecipeRefused, match="not measured on pairs"):
+        recipe.resolved(RowKind.PAIRS)
+
+
+def test_every_field_has_a_range_and_the_defaults_lie_inside() -> None:
+    settings = GateSettings()
+    assert set(GATE) | {"primary", "guards", "geometry"} == {f.name for f in dataclasses.fields(GateSettings)}
+    assert set(GEOMETRY) == {f.name for f in dataclasses.fields(GeometryLimits)}
+    assert all(r.check(name, getattr(settings, name)) == getattr(settings, name) for name, r in GATE.items())
+    assert gate_settings(dataclasses.asdict(settings)) == settings
+
+
+@pytest.mark.parametrize(
+    ("gate", "laxer"),
+    [
+        ({}, []),
+        ({"min_effect": 0.05, "margin": 0.01, "confidence": 0.99, "seed": 5, "min_items": 200}, []),
+        ({"guards": ["knn_accuracy", "nn_accuracy"], "geometry": {"min_overlap": 0.9, "max_cosine_rise": 0.1}}, []),
+        ({"min_effect": 0.0}, ["min_effect"]),
+        ({"margin": 0.03, "margin_items": 6}, ["margin", "margin_items"]),
+        ({"min_items": 29, "min_clusters": 19}, ["min_items", "min_clusters"]),
+        ({"confidence": 0.9, "resamples": 9_999}, ["confidence", "resamples"]),
+        ({"primary": "nn_accuracy"}, ["primary"]),
+        ({"guards": ["nn_accuracy"]}, ["guards"]),
+        (
+            {"geometry": {"min_overlap": 0.1, "max_cosine_rise": 0.5, "max_norm_error": 1e-4}},
+            ["geometry.max_cosine_rise", "geometry.min_overlap"],
+        ),
+    ],
+)
+def test_a_gate_that_asks_for_less_is_recognised(gate: dict[str, object], laxer: list[str]) -> None:
+    assert laxer_fields(Recipe.from_mapping({"gate": gate}).gate_settings()) == laxer
 
 
 def test_files_are_read_in_both_formats(tmp_path: Path) -> None:

@@ -89,6 +89,19 @@ def test_held_out_rows_are_split_without_overlap(n: int) -> None:
     assert len(calibration) == min(n, max(50, round(2 * n / 3)))
 
 
+def test_held_out_clusters_stay_on_one_side_and_count_for_a_few_rows() -> None:
+    clusters = np.random.default_rng(0).permutation(np.concatenate([np.arange(150), np.full(80, 200), np.full(9, 300)]))
+    for seed in range(8):
+        calibration, replay = split_held_out(len(clusters), seed=seed, clusters=clusters)
+        assert not set(clusters[calibration]) & set(clusters[replay])
+        assert np.bincount(clusters[calibration]).max() <= 3
+        # Of 156 rows that may count, two thirds.
+        assert 104 <= len(calibration) <= 106
+        assert len(set(calibration.tolist()) | set(replay.tolist())) == len(calibration) + len(replay)
+    one, rest = split_held_out(70, clusters=np.zeros(70, np.int64))
+    assert (len(one), len(rest)) == (3, 0)
+
+
 @pytest.mark.parametrize(
     ("vectors", "message"),
     [

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import socket
 import stat
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import select, text
 from sqlalchemy.exc import DBAPIError
 
 from registry import database as database_module
@@ -15,6 +18,7 @@ from registry.database import Database
 from registry.errors import RegistryError, Unavailable
 from registry.home import Home
 from registry.registry import Registry
+from registry.tables import EventRecord
 
 
 def test_a_failed_write_leaves_nothing(registry: Registry) -> None:
@@ -36,7 +40,7 @@ def test_a_reader_cannot_write_and_a_writer_after_it_can(registry: Registry) -> 
         with registry.writing() as session:
             events.record(session, "written", "x")
     with registry.reading() as session:
-        assert [event.kind for event in events.since(session, 0)] == ["written"] * 3
+        assert session.scalars(select(EventRecord.kind)).all() == ["written"] * 3
 
 
 def test_a_reader_sees_one_state_while_others_write(registry: Registry) -> None:
@@ -86,7 +90,7 @@ for n in range(100_000):
         writer.wait()
     registry = home.registry()
     with registry.reading() as session:
-        kept = [event.subject for event in events.since(session, 0, limit=100_000)]
+        kept = [event.subject for event in session.scalars(select(EventRecord).order_by(EventRecord.id))]
     # Everything acknowledged is there, in order, and at most the one write that was under way besides.
     assert kept[: len(said)] == said
     assert len(kept) <= len(said) + 1
@@ -114,6 +118,8 @@ def test_a_poller_misses_no_event_of_concurrent_writers(home: Home, racers: Any)
     printed = racers.run(
         4,
         """
+from sqlalchemy import select, text
+from registry.tables import EventRecord
 registry = home.registry()
 ready()
 if number:
@@ -125,7 +131,8 @@ else:
     last, seen, deadline = 0, 0, time.monotonic() + 50
     while seen < 120 and time.monotonic() < deadline:
         with registry.reading() as session:
-            found = events.since(session, last)
+            query = select(EventRecord).where(EventRecord.id > last).order_by(EventRecord.id)
+            found = session.scalars(query).all()
         seen += len(found)
         last = found[-1].id if found else last
     say(seen)
@@ -164,6 +171,37 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
     with pytest.raises(Unavailable) as caught:
         database.migrate()
     assert "sesame" not in str(caught.value)
+    database.close()
+
+
+def test_a_server_that_does_not_answer_is_not_waited_for_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(database_module, "CONNECT_SECONDS", 2)  # libpq waits for two seconds at least
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        database = Database(f"postgresql://somebody@127.0.0.1:{silent.getsockname()[1]}/nowhere")
+        started = time.monotonic()
+        with pytest.raises(Unavailable), database.reading() as session:
+            events.latest_id(session)
+        assert time.monotonic() - started < 10
+        database.close()
+
+
+def test_what_a_database_says_becomes_the_registry_s_own_error(registry: Registry) -> None:
+    def nonsense() -> None:
+        with registry.writing() as session:
+            session.execute(text("INSERT INTO alembic_version VALUES (NULL)"))
+
+    with pytest.raises(RegistryError, match="refused a statement") as refused:
+        nonsense()
+    assert not isinstance(refused.value, Unavailable)
+
+
+def test_a_damaged_file_is_an_outage(tmp_path: Path) -> None:
+    (tmp_path / "x.sqlite").write_bytes(b"not a database, " * 1000)
+    database = Database(f"sqlite:///{tmp_path}/x.sqlite")
+    with pytest.raises(Unavailable), database.reading() as session:
+        events.latest_id(session)
     database.close()
 
 

@@ -137,3 +137,59 @@ def test_shares_that_make_no_sense_are_refused(shares: tuple[float, float, float
 @pytest.mark.parametrize(("rows", "held_out"), [(1, 0.15), (600, 0.15), (10_000, 0.10), (20_000, 0.05), (10**6, 0.05)])
 def test_a_larger_set_holds_out_a_smaller_share(rows: int, held_out: float) -> None:
     assert shares_of(rows) == pytest.approx((1 - 2 * held_out, held_out, held_out))
+
+
+def _labelled(count: int, labels: int, seed: int = 0) -> list[Row]:
+    words = np.random.default_rng(seed).integers(0, 26, (count, 5, 6)) + ord("a")
+    texts = [" ".join("".join(map(chr, word)) for word in text) for text in words]
+    return [Row(text, f"label {at % labels}") for at, text in enumerate(texts)]
+
+
+@pytest.mark.parametrize(
+    ("first", "added", "labels"), [(1000, 50, 20), (1000, 1000, 20), (672, 40, 24), (6000, 6000, 3)]
+)
+def test_a_row_keeps_its_part_when_the_dataset_grows(first: int, added: int, labels: int) -> None:
+    moved = held = 0
+    for seed in range(5):
+        rows = _labelled(first + added, labels, seed)
+        before, after = split(rows[:first], seed=seed), split(rows, seed=seed)
+        moved += len(np.intersect1d(before.fit, after.gate))
+        held += len(before.gate)
+    # A shuffle would move 70 %.
+    assert moved <= 0.04 * held
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 1000))
+def test_the_order_of_rows_and_the_rows_of_other_labels_play_no_part(seed: int) -> None:
+    rows = _labelled(120, 4, seed)
+    shares = (0.7, 0.15, 0.15)
+    places = split(rows, seed=seed, shares=shares).places(len(rows))
+    order = np.random.default_rng(seed).permutation(len(rows))
+    again = split([rows[at] for at in order], seed=seed, shares=shares).places(len(rows))
+    assert np.array_equal(places[order], again)
+    one = [at for at, row in enumerate(rows) if row.label == "label 1"]
+    alone = split([rows[at] for at in one], seed=seed, shares=shares).places(len(one))
+    assert np.array_equal(places[one], alone)
+
+
+def test_small_labels_have_about_their_share_of_the_gate() -> None:
+    for seed in range(5):
+        rows = _labelled(24 * 28, 24, seed)
+        splits = split(rows, seed=seed)
+        for part in (splits.select, splits.gate):
+            found = np.bincount([int((rows[at].label or "").split()[1]) for at in part], minlength=24)
+            assert found.min() >= 3
+            assert found.max() <= 6
+            assert 84 <= len(part) <= 118  # 15 % are 101
+
+
+def test_a_big_group_does_not_fill_the_gate() -> None:
+    rows = [
+        Row(row.text, row.label, f"author {at % 7}" if at < 300 else None) for at, row in enumerate(_labelled(600, 2))
+    ]
+    for seed in range(20):
+        splits = split(rows, seed=seed)
+        assert 40 <= len(splits.gate) <= 140
+        assert len(splits.fit) >= 330
+        assert len(set(splits.clusters[:300])) == 7

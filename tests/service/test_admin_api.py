@@ -94,11 +94,20 @@ def test_a_retrain_is_queued_once(client):
         ({"adapter": "support", "dataset": "support", "recipe": {"temperature": -1}}, 422),
         ({"adapter": "all-minilm-l6-v2", "dataset": "support"}, 409),
         ({"adapter": "support", "dataset": "support", "recipe": {"x": "y" * 20_000}}, 422),
+        ({"adapter": "support", "dataset": "support", "recipe": {"steps": 10**30}}, 422),
+        ({"adapter": "support", "dataset": "support", "recipe": {"loss": "\ud800"}}, 422),
+        ({"adapter": "support", "dataset": "support", "recipe": {"\ud800": 1}}, 422),
+        ({"adapter": "support", "dataset": "support", "recipe": json.loads('{"gate":' * 400 + "1" + "}" * 400)}, 422),
+        ({"adapter": "\ud800", "dataset": "support"}, 422),
+        ({"adapter": "support", "dataset": "\ud800"}, 422),
+        ({"adapter": "support", "dataset": f"support@{10**30}"}, 422),
+        ({"adapter": "support", "dataset": "support", "reason": "\ud800"}, 422),
     ],
 )
 def test_bad_retrain_requests(client, body, status):
     upload(client)
-    assert client.post("/admin/retrain", json=body).status_code == status
+    response = client.post("/admin/retrain", content=json.dumps(body), headers={"content-type": "application/json"})
+    assert response.status_code == status, response.text
 
 
 def test_a_body_that_is_not_json_is_400(shared):
@@ -167,7 +176,9 @@ def test_promote_and_roll_back_answer_after_the_switch(client, publish):
     assert client.post("/admin/adapters/support/rollback").status_code == 409
     stale = client.post("/admin/adapters/support/promote", json={"version": 2, "expect_live": 2})
     assert stale.status_code == 409
-    assert client.post("/admin/adapters/support/promote", json={"version": 9}).status_code == 404
+    for number in (9, 10**30):
+        assert client.post("/admin/adapters/support/promote", json={"version": number}).status_code == 404
+    assert client.get(f"/admin/datasets/support?revision={10**30}").status_code == 404
     assert client.post("/admin/adapters/nothing/promote", json={"version": 1}).status_code == 404
     shown = client.get("/admin/adapters/support").json()
     assert [(v["number"], v["state"]) for v in shown["versions"]] == [(2, "retired"), (1, "live")]
@@ -287,6 +298,48 @@ def test_an_alert_becomes_one_retrain_on_the_last_dataset(client, publish):
     assert 'driftline_retrain_requests_total{outcome="accepted",source="alert"} 1.0' in text
 
 
+def finish(publish, job_id, state=JobState.SUCCEEDED):
+    with publish.registry.writing() as session:
+        jobs.start(session, job_id)
+        jobs.finish(session, job_id, state)
+
+
+def test_an_alert_takes_the_last_recipe_and_queues_nothing_that_was_done_already(client, publish):
+    publish("support", 1)
+    upload(client)
+    recipe = {"steps": 7, "promote": False, "gate": {"confidence": 0.99, "min_effect": 0.0, "geometry": {
+        "min_overlap": 0.0, "max_norm_error": 1e-5}}}  # fmt: skip
+    done = retrain(client, recipe=recipe).json()["job_id"]
+    finish(publish, done)
+    [(outcome, first)] = send(client, alert())
+    assert outcome == "accepted"
+    taken = client.get(f"/admin/jobs/{first}").json()["recipe"]
+    # As strict as the last one where that was stricter than the default, and nowhere laxer.
+    gate = {"confidence": 0.99, "geometry": {"max_norm_error": 1e-5}}
+    assert taken == Recipe.from_mapping({**recipe, "gate": gate}).to_dict()
+    finish(publish, first)
+    # The same rows and recipe once more would give the same version once more.
+    assert send(client, alert("f2")) == [("nothing_new", None)]
+    upload(client, data=ROWS + "one more question,cash\n")
+    [(outcome, second)] = send(client, alert("f2"))  # it was not remembered
+    assert outcome == "accepted"
+    assert client.get(f"/admin/jobs/{second}").json()["recipe"] == taken
+    finish(publish, second, JobState.FAILED)
+    assert send(client, alert("f2")) == [("duplicate", second)]
+    assert send(client, alert("f3"))[0][0] == "accepted"  # what failed may be tried again
+
+
+def test_a_recipe_of_another_release_is_replaced_by_one_that_promotes_nothing(client, publish):
+    publish("support", 1)
+    upload(client)
+    with publish.registry.writing() as session:
+        old = jobs.enqueue(session, adapter="support", dataset="support", recipe={"gone": 1}, requested_by="test")
+    finish(publish, old.id)
+    [(outcome, job_id)] = send(client, alert())
+    assert outcome == "accepted"
+    assert client.get(f"/admin/jobs/{job_id}").json()["recipe"] == Recipe(promote=False).to_dict()
+
+
 def test_webhooks_are_read_leniently(client, publish):
     publish("support", 1)
     assert send(client, {}, 5, {"status": "firing"}, {"status": "firing", "labels": {"adapter": ["x"]}}) == [
@@ -294,7 +347,11 @@ def test_webhooks_are_read_leniently(client, publish):
     ]  # fmt: skip
     assert send(client, alert()) == [("no_dataset", None)]  # its dataset was never uploaded here
     bare = {"status": "firing", "labels": {"adapter": "support"}}
-    assert send(client, bare)[0][0] in ("no_dataset", "accepted")
-    assert send(client, bare)[0][0] == "duplicate"
+    assert send(client, bare, bare) == [("no_dataset", None)] * 2
+    upload(client)
+    (outcome, job_id), again, other = send(client, alert(), alert(), bare)
+    assert (outcome, again, other) == ("accepted", ("duplicate", job_id), ("waiting", job_id))
+    nested = json.loads('{"x":' * 300 + "1" + "}" * 300)
+    assert send(client, {"status": "firing", "labels": {"adapter": "support", **nested}}) == [("waiting", job_id)]
     for content, status in ((b"{", 400), (b"[]", 400), (b'{"alerts": 5}', 400), (b'{"alerts": []}', 202)):
         assert client.post("/admin/alerts", content=content).status_code == status

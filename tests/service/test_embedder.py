@@ -1,6 +1,8 @@
 """From texts to base vectors with the real backbone: sharing, order, leaving, limits."""
 
 import asyncio
+import threading
+import time
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from service.cache import VectorCache
 from service.embedder import Embedder
 from service.errors import ClientGone, EncodeFailed, Overloaded, Problem
 from service.recorder import ServingRecorder
+from service.threads import Pool
 
 LONG = "word " * 400
 
@@ -18,6 +21,7 @@ LONG = "word " * 400
 @pytest.fixture
 async def make(exact_encoder):
     made = []
+    pool = Pool("test", 2)
 
     def build(**options):
         defaults = {
@@ -27,7 +31,8 @@ async def make(exact_encoder):
             "deadline_seconds": 30,
         }
         cache = VectorCache(options.pop("cache_bytes", 2**26))
-        embedder = Embedder(exact_encoder, cache, ServingRecorder(Metrics()), **{**defaults, **options})
+        recorder = ServingRecorder(Metrics())
+        embedder = Embedder(exact_encoder, cache, recorder, pool, **{**defaults, **options})
         embedder.start()
         made.append(embedder)
         return embedder
@@ -35,14 +40,13 @@ async def make(exact_encoder):
     yield build
     for embedder in made:
         embedder.stop()
+    pool.close()
 
 
 class Slow:
     """Holds the real session until `go` is called."""
 
     def __init__(self, embedder):
-        import threading
-
         self.event = threading.Event()
         self.runs = []
         runtime = embedder.batcher._runtime
@@ -108,7 +112,7 @@ async def test_a_caller_who_left_is_skipped_and_others_still_get_the_text(make):
     assert (await staying).vectors.shape == (1, 384)
     await first
     assert sum(slow.runs) == 2
-    assert embedder.batcher.skipped_texts == 1
+    assert embedder._recorder.metrics.registry.get_sample_value("driftline_skipped_texts_total") == 1
     assert not embedder._flights
     again = await embedder.embed(["mine alone"], truncate=False)
     assert again.cached == 0
@@ -170,6 +174,21 @@ async def test_limits_of_tokens_queue_and_time(make):
     assert late.value.status == 504
     assert not embedder._flights
     slow.go()
+
+
+async def test_the_deadline_counts_from_the_beginning_tokenising_included(make):
+    embedder = make(deadline_seconds=0.2)
+    go = threading.Event()
+    blocked = [asyncio.create_task(embedder._pool(go.wait, 10)) for _ in range(2)]
+    await asyncio.sleep(0.02)
+    started = time.monotonic()
+    with pytest.raises(Problem) as late:
+        await embedder.embed([f"{n} words that are to be tokenised in a thread" * 4 for n in range(9)], truncate=False)
+    assert late.value.status == 504
+    assert time.monotonic() - started < 2
+    go.set()
+    await asyncio.gather(*blocked)
+    assert not embedder._flights
 
 
 async def test_large_requests_are_tokenised_beside_the_loop(make):

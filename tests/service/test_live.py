@@ -18,8 +18,9 @@ import httpx2
 import numpy as np
 import openai
 import pytest
+from sqlalchemy import select
 
-from registry import events
+from registry.tables import EventRecord
 from service.supervise import Supervisor
 
 MODEL = "all-MiniLM-L6-v2"
@@ -112,7 +113,7 @@ def test_swaps_under_load_fail_no_request_and_every_answer_is_of_the_version_it_
 
 def test_the_alarm_survives_kill_9(spawn, backbone_home, publish):
     publish("support", 1)
-    service = spawn(backbone_home, drift_window=64, drift_arl=10_000)
+    service = spawn(backbone_home, drift_window=64, drift_arl=10_000, drift_per_request=64)
     odd = [f"giraffe {n} eats leaves in Kenya" for n in range(64)]
     assert service.post("/v1/embeddings", {"model": "support", "input": odd}).status_code == 200
     deadline = time.monotonic() + 20
@@ -275,7 +276,7 @@ def test_unusable_versions_leave_an_event(spawn, backbone_home, publish):
         time.sleep(0.05)
     time.sleep(0.5)  # several polls: still one event
     with publish.registry.reading() as session:
-        kinds = [(e.kind, e.subject) for e in events.since(session, 0) if e.kind == "version.unusable"]
+        kinds = [(e.kind, e.subject) for e in session.scalars(select(EventRecord)) if e.kind == "version.unusable"]
     assert kinds == [("version.unusable", "support@2")]
     assert service.stop() == 0
     assert os.path.exists(service.log)  # noqa: PTH110

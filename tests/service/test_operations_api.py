@@ -54,6 +54,29 @@ def test_a_stuck_runtime_is_not_alive(client):
     assert response.json()["error"]["code"] == "runtime_stuck"
 
 
+def test_an_ended_monitor_thread_is_not_alive(client):
+    client.app.state.service.watch.stop()
+    response = client.get("/healthz")
+    assert (response.status_code, response.json()["error"]["code"]) == (503, "monitor_ended")
+
+
+def test_readiness_does_not_wait_for_the_other_work(client):
+    """Every other pool of threads is taken."""
+    import threading
+
+    threads = client.app.state.service.threads
+    go = threading.Event()
+    for pool in (threads.encode, threads.registry, threads.follow, threads.upload, threads.load):
+        for _ in range(20):
+            pool._executor.submit(go.wait, 20)
+    client.app.state.probe.at = float("-inf")
+    try:
+        assert client.get("/readyz").status_code == 200
+        assert client.post("/v1/embeddings", json={"model": MODEL, "input": "a few words"}).status_code == 200
+    finally:
+        go.set()
+
+
 def test_a_deviating_model_is_not_ready(client, monkeypatch):
     encoder = client.app.state.service.catalog.snapshot.backbones[MODEL].encoder
     monkeypatch.setattr(encoder, "self_check", lambda: 0.4)

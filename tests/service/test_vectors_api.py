@@ -223,6 +223,31 @@ def test_neighbours_come_from_the_reference(shared):
     assert response.headers["x-driftline-version"] == "support@2"
 
 
+def test_a_version_that_is_not_live_answers_from_its_own_reference_and_does_not_carry_it(shared):
+    known = "my card was declined please help"
+    response = shared.post("/v1/neighbors", json={"model": "support@1", "input": [known], "k": 1})
+    assert response.status_code == 200, response.text
+    assert response.headers["x-driftline-version"] == "support@1"
+    assert response.json()["data"][0]["neighbors"][0]["label"] == "my card"
+    catalog = shared.app.state.service.catalog
+    assert [v.reference for v in catalog._pinned.values()] == [None]
+    assert len(catalog._references) == 1
+    assert catalog.snapshot.adapters["support"].live.reference is not None
+
+
+def test_large_answers_are_the_same_as_small_ones(shared):
+    texts = [f"card {n} was declined" for n in range(160)]
+    large = vectors(embed(shared, texts, model="support", dimensions=300))
+    assert large.shape == (160, 300)
+    assert np.abs(vectors(embed(shared, texts[:3], model="support", dimensions=300)) - large[:3]).max() < 1e-5
+    whole = vectors(embed(shared, texts, model="support"))
+    matrix = shared.post("/v1/similarity", json={"model": "support", "a": texts, "b": texts, "mode": "matrix"})
+    assert np.allclose(matrix.json()["scores"], whole @ whole.T, atol=1e-5)
+    near = shared.post("/v1/neighbors", json={"model": "support", "input": texts, "k": 100}).json()["data"]
+    assert [item["index"] for item in near] == list(range(160))
+    assert {len(item["neighbors"]) for item in near} == {100}
+
+
 @pytest.mark.parametrize(
     ("body", "status", "message"),
     [
@@ -230,6 +255,7 @@ def test_neighbours_come_from_the_reference(shared):
         ({"model": "support", "input": "x", "k": 0}, 422, "k must be"),
         ({"model": "support", "input": "x", "k": 101}, 422, "k must be"),
         ({"model": "support", "input": []}, 400, "empty list"),
+        ({"model": "support", "input": ["x"] * 201, "k": 100}, 413, "the limit is 20000"),
     ],
 )
 def test_bad_neighbour_requests(shared, body, status, message):

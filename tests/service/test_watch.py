@@ -1,5 +1,7 @@
 """Drift beside serving: what the monitor sees, remembers, drops and says."""
 
+import dataclasses
+import threading
 import time
 
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from monitoring.evaluate import MonitorSettings
 from monitoring.metrics import Metrics
 from registry import readings
+from registry.errors import Unavailable
 from service.snapshot import LoadedVersion
 from service.watch import Watch
 
@@ -40,7 +43,8 @@ def watch_of(publish):
     made = []
 
     def make(**options):
-        watch = Watch(publish.registry, Metrics(), MonitorSettings(window=WINDOW, arl=10_000), limit=10_000, **options)
+        options = {"limit": 10_000, "per_request": 1000, "keep": 100, **options}
+        watch = Watch(publish.registry, Metrics(), MonitorSettings(window=WINDOW, arl=10_000), **options)
         watch.start()
         made.append(watch)
         return watch
@@ -71,6 +75,84 @@ def test_usual_traffic_is_counted_and_raises_nothing(publish, live, watch_of):
     with publish.registry.reading() as session:
         stored = readings.latest(session, "support")
     assert [(r.window_n, r.alarm, sum(r.cells)) for r in stored] == [(64, False, 64)] * 2
+    # Counts are stored once, and an explanation only where something needs one.
+    assert not {"window", "moved"} & stored[0].statistics.keys()
+    assert stored[0].statistics["number"] == 2
+
+
+def test_of_one_request_only_a_few_vectors_are_evidence_and_all_are_counted(live, watch_of):
+    version, usual = live
+    watch = watch_of(per_request=16)
+    watch.follow({"support": version})
+    burst = np.tile(usual[:32], (8, 1))
+    watch.offer(version, burst)
+    state = state_of(watch)
+    assert (state["observations"], state["evidence"], state["window"]["n"]) == (256, 16, 16)
+    assert gauge(watch, "driftline_drift_observations_total") == 256
+    assert gauge(watch, "driftline_drift_evidence_total") == 16
+    assert gauge(watch, "driftline_drift_novelty_pvalue_count") == 256
+    watch.offer(version, usual[:16])
+    assert state_of(watch)["evidence"] == 32
+
+
+def test_a_corpus_sent_in_the_order_of_its_labels_raises_nothing(live, watch_of):
+    """Usual texts, but request after request of one neighbourhood: without a bound on evidence it is an alarm."""
+    version, usual = live
+    cells = version.reference.assign(usual)
+    most = usual[cells == np.bincount(cells).argmax()]
+    alarms = []
+    for per_request in (1000, 4):
+        watch = watch_of(per_request=per_request)
+        watch.follow({"support": version})
+        watch.offer(version, np.tile(most, (WINDOW // len(most) + 1, 1)))
+        for _ in range(3):
+            watch.offer(version, usual)
+        alarms.append(state_of(watch)["alarm"] is not None)
+        watch.acknowledge("support", "test").result(timeout=20)
+        watch.stop()
+    assert alarms == [True, False]
+
+
+def test_only_the_newest_readings_are_kept(publish, live, watch_of):
+    version, usual = live
+    watch = watch_of(keep=3)
+    watch.follow({"support": version})
+    for _ in range(5):
+        watch.offer(version, np.tile(usual, (2, 1))[:WINDOW])
+    assert state_of(watch)["windows"] == 5
+    with publish.registry.reading() as session:
+        assert [r.statistics["number"] for r in readings.latest(session, "support")] == [5, 4, 3]
+
+
+def test_services_on_one_registry_share_an_alarm_and_its_release(publish, live, watch_of):
+    version, usual = live
+    finder, other = watch_of(), watch_of()
+    for watch in (finder, other):
+        watch.follow({"support": version})
+    other.offer(version, usual[:20])
+    assert state_of(other)["alarm"] is None
+    finder.offer(version, foreign())
+    raised = state_of(finder)["alarm"]
+    assert raised is not None
+    other.offer(version, np.tile(usual, (3, 1))[:WINDOW])  # stores a state of its own, which knows of no alarm
+    assert state_of(other)["alarm"] == raised
+    assert gauge(other, "driftline_drift_alarm_active") == 1
+    finder.follow({"support": version})
+    assert state_of(finder)["alarm"] == raised
+    with publish.registry.reading() as session:
+        assert readings.get_state(session, "support", 1).alarm_active
+    late = watch_of()
+    late.follow({"support": version})
+    assert state_of(late)["alarm"] == raised
+    assert other.acknowledge("support", "ann").result(timeout=20) is True
+    for watch in (finder, late):
+        watch.follow({"support": version})
+        assert state_of(watch)["alarm"] is None
+        assert gauge(watch, "driftline_drift_alarm_active") == 0
+    finder.offer(version, foreign())
+    assert state_of(finder)["alarm"] is not None
+    other.follow({"support": version})  # what the catalog does when the registry has changed
+    assert state_of(other)["alarm"] is not None
 
 
 def test_foreign_traffic_raises_an_alarm_that_survives_a_restart(publish, live, watch_of):
@@ -136,7 +218,9 @@ def test_a_new_version_is_watched_afresh(publish, live, watch_of):
 
 def test_what_does_not_fit_is_dropped_and_counted(live, publish):
     version, usual = live
-    watch = Watch(publish.registry, Metrics(), MonitorSettings(window=WINDOW, arl=10_000), limit=50)
+    watch = Watch(
+        publish.registry, Metrics(), MonitorSettings(window=WINDOW, arl=10_000), limit=50, per_request=9, keep=9
+    )
     assert watch.offer(version, usual[:40])
     assert not watch.offer(version, usual[:20])
     assert gauge(watch, "driftline_drift_skipped_observations_total") == 20
@@ -150,8 +234,6 @@ def test_what_does_not_fit_is_dropped_and_counted(live, publish):
 
 
 def test_the_monitor_outlives_bad_vectors_and_an_outage(publish, live, watch_of, monkeypatch):
-    from registry.errors import Unavailable
-
     version, usual = live
     watch = watch_of()
     watch.follow({"support": version})
@@ -173,19 +255,145 @@ def test_the_monitor_outlives_bad_vectors_and_an_outage(publish, live, watch_of,
         assert readings.get_state(session, "support", 1).alarm_active
 
 
-def test_a_damaged_state_is_begun_anew(publish, live, watch_of):
+def test_the_thread_survives_whatever_happens_in_it(live, watch_of, monkeypatch):
+    version, usual = live
+    watch = watch_of()
+    watch.follow({"support": version})
+    state_of(watch)
+    for name in ("_store_all", "_observe", "_follow"):
+        monkeypatch.setattr(watch, name, lambda *_: 1 / 0)
+    watch._stored_at = float("-inf")
+    watch.offer(version, usual[:5])
+    watch.follow({})
+    assert state_of(watch)["observations"] == 0
+    monkeypatch.undo()
+    watch.offer(version, usual[:5])
+    assert state_of(watch)["observations"] == 5
+    assert watch.alive
+    monkeypatch.setattr(watch, "_store_all", lambda: 1 / 0)
+    watch.stop()
+    assert not watch.alive
+
+
+def test_a_question_that_was_given_up_is_not_run(live, watch_of):
+    watch = watch_of()
+    gate, ran = threading.Event(), []
+    watch.ask(lambda _: gate.wait(10))
+    question = watch.ask(lambda _: ran.append(1))
+    assert question.cancel()
+    gate.set()
+    watch.ask(lambda _: None).result(timeout=20)
+    assert ran == []
+
+
+@pytest.mark.parametrize("alarm", [False, True])
+@pytest.mark.parametrize("state", [{"format": 99}, {}, {"format": 1, "reference": "x"}])
+def test_a_damaged_state_is_begun_anew_and_an_alarm_stays(publish, live, watch_of, state, alarm):
     version, _ = live
     with publish.registry.writing() as session:
-        readings.put_state(session, "support", 1, state={"format": 99}, alarm_active=False)
+        readings.put_state(session, "support", 1, state=state, alarm_active=alarm)
     watch = watch_of()
     watch.follow({"support": version})
     assert state_of(watch)["observations"] == 0
+    assert gauge(watch, "driftline_drift_alarm_active") == float(alarm)
+    assert watch.acknowledge("support", "ann").result(timeout=20) is alarm
+
+
+def test_an_adapter_that_cannot_be_watched_does_not_stop_the_next(live, watch_of, monkeypatch):
+    import service.watch as module
+
+    version, usual = live
+    broken = LoadedVersion(dataclasses.replace(version.record, adapter="broken"), version.head, version.reference)
+    made = module.Watched
+
+    def make(*args, **more):
+        if args[3] is broken:
+            raise RuntimeError
+        return made(*args, **more)
+
+    monkeypatch.setattr(module, "Watched", make)
+    watch = watch_of()
+    watch.follow({"broken": broken, "support": version})
+    watch.offer(version, usual[:7])
+    assert state_of(watch)["observations"] == 7
+
+
+def test_an_outage_at_a_swap_loses_neither_state_nor_alarm(publish, live, watch_of, monkeypatch):
+    first, usual = live
+    second = load(publish, publish("support", 2))
+    watch = watch_of()
+    watch.follow({"support": first})
+    watch.offer(first, foreign())
+    watch.offer(first, usual[:10])
+    assert state_of(watch)["observations"] == WINDOW + 10
+    watch.follow({"support": second})
+    assert state_of(watch)["observations"] == 0
+
+    def away():
+        raise Unavailable("gone")
+
+    monkeypatch.setattr(publish.registry, "writing", away)
+    monkeypatch.setattr(publish.registry, "reading", away)
+    watch.offer(second, foreign())  # an alarm that the registry does not hear of
+    watch.follow({"support": first})  # rolled back, and what is stored of it cannot be read
+    watch.offer(first, usual[:5])
+    assert state_of(watch)["observations"] == 5
+    monkeypatch.undo()
+    watch.ask(lambda _: watch._store_all()).result(timeout=20)
+    resumed = state_of(watch)
+    assert (resumed["observations"], resumed["window"]["n"]) == (WINDOW + 15, 15)
+    assert resumed["alarm"] is not None
+    assert gauge(watch, "driftline_drift_alarm_active") == 1
+    with publish.registry.reading() as session:
+        assert [(r.version, r.alarm) for r in readings.latest(session, "support")] == [(2, True), (1, True)]
+        assert readings.get_state(session, "support", 2).alarm_active
+
+
+def test_an_adapter_that_vanishes_takes_its_gauges_with_it(live, watch_of):
+    version, usual = live
+    watch = watch_of()
+    watch.follow({"support": version})
+    watch.offer(version, usual[:5])
+    assert state_of(watch)["observations"] == 5
+    watch.follow({})
+    watch.ask(lambda _: None).result(timeout=20)
+    assert gauge(watch, "driftline_drift_alarm_active") is None
+    assert gauge(watch, "driftline_drift_calibrated") is None
+
+
+def test_a_busy_monitor_is_told_rather_than_waited_for(serving, backbone_home, publish, monkeypatch):
+    import service.api.drift as module
+
+    publish("support", 1)
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    with serving(backbone_home) as client:
+        go = threading.Event()
+        client.app.state.service.watch.ask(lambda _: go.wait(20))
+        for method, path in (("GET", "/admin/drift/support"), ("POST", "/admin/drift/support/acknowledge")):
+            response = client.request(method, path)
+            assert (response.status_code, response.json()["error"]["code"]) == (503, "monitor_busy")
+            assert response.headers["retry-after"]
+        go.set()
+        module.ANSWER_SECONDS = 20
+        assert client.get("/admin/drift/support").status_code == 200
+
+
+def test_a_large_request_is_little_evidence_by_default(serving, backbone_home, publish):
+    publish("support", 1)
+    with serving(backbone_home) as client:
+        texts = [f"my card {n} was declined" for n in range(256)]
+        assert client.post("/v1/embeddings", json={"model": "support", "input": texts}).status_code == 200
+        seen = client.get("/admin/drift/support").json()
+        assert (seen["observations"], seen["evidence"], seen["window"]["filled"]) == (256, 16, 16)
+        text = client.get("/metrics").text
+        assert 'driftline_drift_observations_total{adapter="support"} 256.0' in text
+        assert 'driftline_drift_evidence_total{adapter="support"} 16.0' in text
 
 
 def test_drift_over_http(serving, backbone_home, publish):
     publish("support", 1)
     publish("bare", 2, reference=False)
-    with serving(backbone_home, drift_window=64, drift_arl=10_000) as client:
+    with serving(backbone_home, drift_window=64, drift_arl=10_000, drift_per_request=64) as client:
         assert client.get("/admin/drift/nothing").status_code == 404
         assert client.get("/admin/drift/bare").json()["state"] == "no_reference"
         first = client.get("/admin/drift/support").json()
@@ -200,7 +408,9 @@ def test_drift_over_http(serving, backbone_home, publish):
         assert "novelty" in seen["alarm"]["statistics"]
         assert seen["alarm"]["moved"][0]["medoids"]
         assert seen["alarm_since"]
+        assert seen["evidence"] == 64
         assert seen["readings"][0]["statistics"]["novelty"]["alarm"] is True
+        assert (seen["readings"][0]["alarm"], sum(seen["readings"][0]["cells"])) == (True, 64)
         assert 'driftline_drift_alarm_active{adapter="support"} 1.0' in client.get("/metrics").text
         assert 'driftline_drift_alarm_active{adapter="bare"} 0.0' in client.get("/metrics").text
         released = client.post("/admin/drift/support/acknowledge").json()

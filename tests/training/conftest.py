@@ -1,45 +1,37 @@
 """Shared by the training tests: small labelled data of real sentences, and problems made of random vectors."""
 
-import csv
-import io
-from collections.abc import Callable
+import importlib.util
+import json
+import shutil
+import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
-from registry import datasets
+from registry import backbones, datasets
 from registry.home import Home
 from training.problem import LabelledProblem, PairProblem
 
-SUBJECTS = {
-    "card": ("my card", "the bank card", "a debit card", "the credit card", "her new card", "our company card"),
-    "parcel": ("my parcel", "the package", "a delivery", "the shipment", "her order", "our box of books"),
-    "flight": ("my flight", "the plane", "a connection", "the trip", "her journey", "our holiday flight"),
-    "invoice": ("my invoice", "the bill", "a receipt", "the payment slip", "her statement", "our yearly account"),
-}
-PHRASES = (
-    "where is {} now",
-    "{} has not arrived yet",
-    "please cancel {} today",
-    "I cannot find {} anywhere",
-    "who can help me with {}",
-    "why was {} so expensive",
-    "{} is damaged, what now",
-    "can I change {} online",
-)
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def small_csv() -> bytes:
-    """192 labelled rows, four labels."""
-    out = io.StringIO(newline="")
-    writer = csv.writer(out)
-    writer.writerow(["text", "label"])
-    for label, subjects in SUBJECTS.items():
-        for subject in subjects:
-            for phrase in PHRASES:
-                writer.writerow([phrase.format(subject), label])
-    return out.getvalue().encode()
+def _module(name: str, path: Path) -> Any:
+    """A module that is no part of a package."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+KILL_TABLE = _module("kill_table", ROOT / "benchmarks" / "kill_table.py")
+_databases = _module("registry_databases", ROOT / "tests" / "registry" / "conftest.py")
+postgresql_server = _databases.postgresql_server
 
 
 @pytest.fixture
@@ -47,7 +39,7 @@ def small_home(backbone_home: Home) -> Home:
     """A home with the real backbone and the dataset `small`."""
     registry = backbone_home.registry()
     with registry.writing() as session:
-        datasets.add(session, registry.artifacts, "small", small_csv(), "csv")
+        datasets.add(session, registry.artifacts, "small", KILL_TABLE.small_csv(), "csv")
     registry.close()
     return backbone_home
 
@@ -103,17 +95,26 @@ def pair_problem() -> Callable[..., PairProblem]:
 
 
 @pytest.fixture(scope="session")
-def kill_table() -> object:
+def kill_table() -> Any:
     """The module benchmarks/kill_table.py, which drives real workers to their death."""
-    import importlib.util
+    return KILL_TABLE
 
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "kill_table.py"
-    spec = importlib.util.spec_from_file_location("kill_table", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    import sys
 
-    sys.modules["kill_table"] = module
-    spec.loader.exec_module(module)
-    return module
+@pytest.fixture
+def postgresql_home(exported_backbone: Path, tmp_path: Path, postgresql_server: str) -> Iterator[Home]:
+    """As `small_home`, its registry on PostgreSQL."""
+    source = Home.at(exported_backbone, f"sqlite:///{exported_backbone}/registry.sqlite").registry()
+    with source.reading() as session:
+        backbone = backbones.default(session)
+    assert backbone is not None
+    manifest = json.loads(source.fetch(backbone.digest))
+    source.close()
+    shutil.copytree(exported_backbone / "artifacts", tmp_path / "home" / "artifacts")
+    with _databases._fresh_database(postgresql_server) as url:
+        home = Home.at(tmp_path / "home", url)
+        registry = home.registry()
+        with registry.writing() as session:
+            backbones.add(session, manifest, backbone.digest)
+            datasets.add(session, registry.artifacts, "small", KILL_TABLE.small_csv(), "csv")
+        registry.close()
+        yield home

@@ -57,6 +57,7 @@ class Watched:
         self._resumed = False
         self._standing = False  # whether the registry last held an active alarm of this version
         self._unstored: list[WindowReading] = []
+        self._untrimmed = keep  # readings stored since the oldest ones were last deleted; at first nobody knows
         self._resume()
 
     def observe(self, vectors: NDArray[np.float32], evidence: NDArray[np.bool_]) -> None:
@@ -116,7 +117,10 @@ class Watched:
                     cells=reading.window.cells,
                     alarm=reading.alarm,
                 )
-            if self._unstored:
+            fresh = self._untrimmed + len(self._unstored)
+            # To find the oldest of ten thousand takes 20 ms, so a hundredth more may be there for a while.
+            trims = fresh * 100 >= self._keep
+            if trims:
                 readings.trim(session, record.adapter, record.number, self._keep)
             self._agree(readings.get_state(session, record.adapter, record.number))
             kept = readings.put_state(
@@ -127,6 +131,7 @@ class Watched:
                 alarm_active=self.monitor.alarm_active,
             )
         self._unstored.clear()
+        self._untrimmed = 0 if trims else fresh
         self.dirty, self._standing = False, kept.alarm_active
 
     def acknowledge(self, by: str) -> bool:

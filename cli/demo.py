@@ -85,9 +85,17 @@ def _summary(facts: dict[str, Any], folder: Path) -> Panel:
         f"Drifted traffic: alarm after {facts['requests_until_alarm']} requests"
         if facts["requests_until_alarm"]
         else "Drifted traffic: no alarm",
-        f"The alert queued a second refit: {facts['second_verdict']}",
+        f"The alert queued a second refit: {facts['second_verdict']}, {_after_second(facts)}",
         "",
         f"All of it ran on this machine in {facts['seconds']:.0f} s. The demo's own data is in {folder}",
         "and can be deleted. Next: scripts/serve, then point an OpenAI client at http://127.0.0.1:8080/v1",
     ]
     return Panel("\n".join(lines), title="What happened", expand=False)
+
+
+def _after_second(facts: dict[str, Any]) -> str:
+    if facts["second_promoted"]:
+        return "so it went live"
+    if facts["second_verdict"] == "pass":
+        return f"and waits for you to promote it; {facts['version']} stays live"
+    return f"so {facts['version']} stays live"

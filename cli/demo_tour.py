@@ -63,7 +63,7 @@ class Tour:
             "requests_until_alarm": drifted["sent"] if drifted["alarm"] else None,
             "moved": drifted["state"].get("alarm", {}).get("moved", []) if drifted["alarm"] else [],
             "second_verdict": (again["verdict"] or {}).get("outcome", again["state"]),
-            "second_version": again["version"],
+            "second_promoted": bool((again["metrics"].get("promotion") or {}).get("promoted")),
             "as_expected": bool(verdict["outcome"] == "pass" and not quiet["alarm"] and drifted["alarm"]),
         }
 
@@ -156,7 +156,7 @@ class Tour:
     def say(self, line: str) -> None:
         """Print above the progress bar."""
         if not self.quiet:
-            self.bar.console.print(line)
+            self.bar.console.print(line, soft_wrap=True)
 
     def working(self, name: str) -> "Working":
         """A spinner while one act goes on."""

@@ -141,7 +141,7 @@ class Tour:
             self.say(f"5. {drifted['sent']} requests, {share}: no alarm.")
             return
         self.say(f"5. Then {share}: the [red]drift alarm[/red] after {drifted['sent']} requests. What moved:")
-        table = Table("neighbourhood", "usual share", "share now", "of it unlike anything known")
+        table = Table("neighbourhood", "usual share", "share now", "requests unlike anything known")
         for moved in drifted["state"]["alarm"]["moved"][:6]:
             names = ", ".join(label for label, _ in moved["labels"][:2]) or f"cell {moved['cell']}"
             table.add_row(names, f"{moved['expected']:.1%}", f"{moved['observed']:.1%}", str(moved["novel"]))

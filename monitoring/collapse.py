@@ -94,5 +94,6 @@ def _finding(name: str, now: Any, before: Any, limit: float, *, above: bool = Tr
     value = float(now[name])
     ok = value <= limit if above else value >= limit
     words = name.replace("_", " ")
-    text = f"{words} {value:.4g}, base {before[name]:.4g}, allowed {'up to' if above else 'from'} {limit:.4g}"
+    bound = "at most" if above else "at least"
+    text = f"on generic texts, {words} is {value:.3g} (base {before[name]:.3g}); {bound} {limit:.3g} is allowed"
     return Reason(f"geometry_{name}", text, {"value": value, "base": float(before[name]), "limit": limit}, ok=ok)

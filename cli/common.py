@@ -1,8 +1,10 @@
 """What every command shares: the --data-dir and --json options, the console, and how a domain error is shown."""
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any, ParamSpec, TypeVar
@@ -17,7 +19,8 @@ from registry.home import Home
 from registry.registry import Registry
 from training.errors import TrainingError
 
-console = Console(highlight=False)
+# Without a terminal there is no width to keep to: ids in a table must come through a pipe whole.
+console = Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 errors = Console(stderr=True, highlight=False)
 
 DataDir = Annotated[
@@ -30,6 +33,8 @@ DataDir = Annotated[
     ),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document instead of text.")]
+
+SHOWN_PROBLEMS = 20
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -48,7 +53,11 @@ def opened(data_dir: Path | None) -> Iterator[tuple[Home, Registry]]:
 
 def print_json(document: Any) -> None:
     """One JSON document on standard output, dates as ISO 8601."""
-    typer.echo(json.dumps(document, indent=2, default=str, ensure_ascii=False))
+    typer.echo(json.dumps(document, indent=2, default=_plain, ensure_ascii=False))
+
+
+def _plain(value: object) -> str:
+    return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def fail(message: str, code: int = 1) -> typer.Exit:
@@ -66,9 +75,11 @@ def friendly(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except DatasetRefused as error:
-            for problem in error.problems[:20]:
+            if error.total == 1:
+                raise fail(str(error)) from None
+            for problem in error.problems[:SHOWN_PROBLEMS]:
                 errors.print(f"  {problem}", markup=False, soft_wrap=True)
-            raise fail(str(error)) from None
+            raise fail(f"the dataset was refused: {error.total} problems, nothing was stored") from None
         except (RegistryError, EncoderError, MonitoringError, TrainingError) as error:
             raise fail(str(error)) from None
 

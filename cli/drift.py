@@ -53,8 +53,12 @@ def show(
 @friendly
 def acknowledge(name: Name, data_dir: DataDir = None) -> None:
     """Clear a latched alarm; a running service follows within a second."""
-    from registry import readings
+    from registry import readings, versions
 
     with opened(data_dir) as (_, registry), registry.writing() as session:
-        readings.acknowledge(session, name, by="cli")
-    console.print(f"The alarm of [bold]{name}[/bold] is acknowledged")
+        versions.get_adapter(session, name)
+        state = readings.get_state(session, name)
+        standing = state is not None and state.alarm_active
+        if standing:
+            readings.acknowledge(session, name, by="cli")
+    console.print(f"The alarm of [bold]{name}[/bold] is acknowledged" if standing else f"{name} has no alarm")

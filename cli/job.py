@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.table import Table
+from rich.table import Column, Table
 
 from cli.common import AsJson, DataDir, console, errors, fail, friendly, opened, print_json
 from registry.registry import Registry
@@ -31,7 +31,8 @@ def list_(
     if as_json:
         print_json([job_json(job) for job in found])
         return
-    table = Table("job", "adapter", "dataset", "state", "step", "verdict", "version", "asked")
+    whole = (Column("job", no_wrap=True), "adapter", "dataset", Column("state", no_wrap=True))
+    table = Table(*whole, "step", "verdict", "version", "asked")
     for job in found:
         table.add_row(
             job.id,

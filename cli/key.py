@@ -31,7 +31,9 @@ def create(
     with opened(data_dir) as (_, registry), registry.writing() as session:
         key, secret = keys.issue(session, name, scopes, expires)
     if as_json:
-        print_json({"id": key.id, "name": key.name, "scopes": sorted(key.scopes), "expires_at": expires, "key": secret})
+        print_json(
+            {"id": key.id, "name": key.name, "scopes": sorted(key.scopes), "expires_at": expires, "secret": secret}
+        )
         return
     console.print(f"Key {key.id} ({', '.join(sorted(key.scopes))}), shown once:")
     typer.echo(secret)

@@ -1,5 +1,8 @@
 """The `driftline` command: one group a file, each imported only when it is called for."""
 
+import importlib.metadata
+from typing import Annotated
+
 import typer
 
 from cli import adapter, backbone, dataset, demo, drift, job, key, retrain, serve
@@ -11,6 +14,23 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _say_version(asked: bool) -> None:
+    if asked:
+        typer.echo(importlib.metadata.version("driftline"))
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", help="Print the version and leave.", callback=_say_version, is_eager=True)
+    ] = False,
+) -> None:
+    """Options that stand before any command."""
+
+
 app.command()(serve.serve)
 app.command()(serve.worker)
 app.command()(retrain.retrain)

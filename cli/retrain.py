@@ -13,6 +13,7 @@ from cli.common import AsJson, DataDir, console, errors, friendly, opened, print
 from cli.job import follow, job_json, show_job
 from cli.serve import worker_command
 from registry.home import Home
+from registry.lock import held
 
 ABSENT_S = 30.0
 """Seconds without any worker after which the one who waits is told."""
@@ -46,7 +47,10 @@ def retrain(
             if as_json:
                 print_json(job_json(job))
             else:
-                console.print(f"Queued [bold]{job.id}[/bold]; follow it with: driftline job watch {job.id}")
+                follow_it = f"Queued [bold]{job.id}[/bold]; follow it with: driftline job watch {job.id}"
+                console.print(follow_it, soft_wrap=True)
+                if not held(home.worker_lock):
+                    errors.print("No worker runs on this data directory now; `driftline serve` starts one.")
             return
         with worker_if_none(home) as lost:
             job = follow(registry, job.id, quiet=as_json, lost=lost)
@@ -64,8 +68,6 @@ def worker_if_none(home: Home) -> Iterator[Callable[[], str | None]]:
 
     Gives what `follow` asks: why nobody will finish the job, None while somebody may.
     """
-    from registry.lock import held
-
     foreign = ForeignWorker(home)
 
     def waited() -> str | None:
@@ -114,8 +116,6 @@ class ForeignWorker:
 
     def look(self) -> None:
         """Look at most once a second; say so on standard error after `ABSENT_S` without a worker."""
-        from registry.lock import held
-
         now = self._clock()
         if now - self._looked < _LOOK_S:
             return

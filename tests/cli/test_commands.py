@@ -195,7 +195,7 @@ def test_a_recipe_with_a_misspelt_field_is_refused_before_anything_is_queued(
 def test_a_key_is_shown_once_listed_without_its_secret_and_revoked(backbone_home: Home) -> None:
     made = json.loads(driftline(backbone_home, "key", "create", "laptop", "--scope", "embed", "--json").stdout)
     listed = driftline(backbone_home, "key", "list", "--json").stdout
-    assert made["key"] not in listed
+    assert made["secret"] not in listed
     assert json.loads(listed)[0]["scopes"] == ["embed"]
     assert driftline(backbone_home, "key", "revoke", made["id"]).returncode == 0
     assert json.loads(driftline(backbone_home, "key", "list", "--json").stdout)[0]["revoked_at"]

@@ -8,6 +8,8 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx2
+
 PACKAGES = ("onnxruntime", "onnxruntime-ep-openvino", "torch", "numpy", "fastapi", "uvicorn", "faiss-cpu")
 
 
@@ -47,6 +49,13 @@ def lengths(counts: Sequence[int]) -> str:
     """Token counts in one line: mean, median, 95th percentile, largest."""
     ordered = sorted(counts)
     return (
-        f"tokens: mean {sum(ordered) / len(ordered):.1f}, median {ordered[len(ordered) // 2]}, "
+        f"mean {sum(ordered) / len(ordered):.1f}, median {ordered[len(ordered) // 2]}, "
         f"p95 {ordered[int(len(ordered) * 0.95)]}, max {ordered[-1]}"
     )
+
+
+def served(url: str) -> str:
+    """What a running service computes with, by its `/info`: provider, precision, threads and streams."""
+    backbone = httpx2.get(f"{url}/info", timeout=10).json()["backbones"][0]
+    shown = [f"{backbone[name]} {name}" for name in ("threads", "streams") if name in backbone]
+    return f"service: {backbone['provider']} {backbone['precision']}, {', '.join(shown)}"

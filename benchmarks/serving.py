@@ -81,7 +81,7 @@ def main() -> None:
     encoder = Encoder.open(backbone.digest, registry.fetch)
     tokenized = encoder.tokenizer.encode(texts, truncate=True)
     print(describe())
-    print(f"{len(texts)} texts of {options.texts.name}, {lengths(tokenized.counts)}")
+    print(f"{len(texts)} texts of {options.texts.name}, tokens: {lengths(tokenized.counts)}")
     print(f"runtime: {encoder.session.provider} {encoder.session.precision}")
     planned = plan_batches(tokenized.counts, 4096)
     print(f"(a budget of 4,096 padded tokens would cut them into {len(planned)} batches)")

@@ -6,15 +6,20 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from encoder.adapted import AdaptedSession, Rows, require_rows
 from encoder.errors import ArtifactRefused, InputRefused
 from encoder.graph import check_graph
+from encoder.lora import Lora
 from encoder.manifest import BackboneManifest, Fetch, Probes, load_files, load_manifest_bytes
-from encoder.runtime import Feed, Measurement, Session, choose, min_cosine
+from encoder.runtime import Feed, Ids, Measurement, Precision, choose, min_cosine
 from encoder.tokens import Tokenizer, plan_batches
 
 TOKEN_BUDGET = 4096
 _PROBE_BUDGET = 512  # padded tokens: the first such batch, on which speed is measured, holds some 40 short texts
 _SELF_CHECK = 8
+# Smallest cosine of an adapter's vectors to its probes, which were computed in fp32. An adapter may move a vector far,
+# and rounding errors with it, so that less is asked than of a backbone.
+_ADAPTED_COSINE = {Precision.FP32: 0.99999, Precision.TF32: 0.999, Precision.BF16: 0.999, Precision.INT8: 0.99}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +44,7 @@ class Encoder:
         digest: Digest of its manifest: the identity of the backbone.
         manifest: What it consists of.
         tokenizer: Texts to token ids.
-        session: Token ids to vectors; names its provider and precision.
+        session: Token ids to vectors, adapted where a row asks for it; names its provider and precision.
         measurements: What every candidate provider showed when it was chosen.
     """
 
@@ -48,7 +53,7 @@ class Encoder:
         digest: str,
         manifest: BackboneManifest,
         tokenizer: Tokenizer,
-        session: Session,
+        session: AdaptedSession,
         measurements: Sequence[Measurement],
         checks: tuple[Feed, npt.NDArray[np.float32]],
     ) -> None:
@@ -90,9 +95,11 @@ class Encoder:
         order = [index for batch in batches for index in batch]
         feeds = [tokenizer.pad([ids[index] for index in batch]) for batch in batches]
         session, measurements = choose(files["model.onnx"], feeds, probes.vectors[order], provider, precision, threads)
+        graph = {"model.onnx": manifest.files["model.onnx"]}
         shortest = order[:_SELF_CHECK]
         checks = (tokenizer.pad([ids[index] for index in shortest]), probes.vectors[shortest])
-        return cls(digest, manifest, tokenizer, session, measurements, checks)
+        adapted = AdaptedSession(session, lambda: load_files(graph, fetch)["model.onnx"], checks)
+        return cls(digest, manifest, tokenizer, adapted, measurements, checks)
 
     def encode(
         self,
@@ -132,3 +139,47 @@ class Encoder:
     def self_check(self) -> float:
         """Smallest cosine of the eight shortest probes to their recorded vectors: one real, small run of the model."""
         return min_cosine(self.session.run(*self._check_feed), self._check_vectors)
+
+    def prepare_adapters(self, *loras: Lora) -> None:
+        """Make room for LoRA adapters before their first row comes; rows of others are computed meanwhile.
+
+        Raises:
+            ArtifactRefused: An adapter does not fit this backbone.
+            NoProvider: The provider does not take the graph with branches.
+        """
+        require_rows(loras, loras, self.digest)
+        self.session.prepare(loras)
+
+    def forward_adapted(self, ids: Ids, mask: Ids, rows: Rows) -> npt.NDArray[np.float32]:
+        """Vectors (b, d) float32 of a padded batch, (b, t) int64 ids and mask; row i under rows[i], None for the base.
+
+        Raises:
+            ArtifactRefused: An adapter does not fit this backbone.
+            EncoderError: There is not one adapter a row, or the runtime gave values that are not finite.
+        """
+        require_rows(ids, rows, self.digest)
+        if not len(ids):
+            return np.empty((0, self.manifest.dimension), dtype=np.float32)
+        return self.session.run_rows(ids, mask, rows)
+
+    def prove(self, lora: Lora) -> float:
+        """Run an adapter's probes and return their smallest cosine to the recorded vectors.
+
+        Raises:
+            ArtifactRefused: It stands on another backbone, does not fit it, or does not reproduce its probes.
+        """
+        self.prepare_adapters(lora)
+        try:
+            tokens = self.tokenizer.encode(lora.probes.texts)
+        except InputRefused as error:
+            raise ArtifactRefused(f"probes.json: {error}") from error
+        found = np.empty_like(lora.probes.vectors)
+        for batch in plan_batches(tokens.counts, _PROBE_BUDGET):
+            feed = self.tokenizer.pad([tokens.ids[index] for index in batch])
+            found[batch] = self.forward_adapted(*feed, [lora] * len(batch))
+        cosine, wanted = min_cosine(found, lora.probes.vectors), _ADAPTED_COSINE[self.session.precision]
+        if not cosine >= wanted:
+            raise ArtifactRefused(
+                f"the adapter does not reproduce its probes: smallest cosine {cosine:.6f}, {wanted} is required"
+            )
+        return cosine

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, fields
-from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, Protocol, TypeVar, get_origin, get_type_hints
 
 import numpy as np
 import numpy.typing as npt
@@ -93,11 +93,11 @@ class BackboneManifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
-        return _to_dict(self)
+        return manifest_dict(self)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, no timestamps."""
-        return _to_bytes(self)
+        return manifest_bytes(self)
 
     @property
     def digest(self) -> str:
@@ -111,8 +111,8 @@ class BackboneManifest:
         Raises:
             ArtifactRefused: Not JSON, or a field is missing, unknown or of the wrong kind.
         """
-        manifest = _from_bytes(cls, data)
-        _require_digest(manifest.weights_sha256, "weights_sha256")
+        manifest = read_manifest(cls, data)
+        require_digest(manifest.weights_sha256, "weights_sha256")
         if manifest.outputs.get("sentence_embedding") != manifest.dimension:
             raise ArtifactRefused("backbone manifest: outputs must give sentence_embedding the width of dimension")
         if manifest.max_tokens < 1 or manifest.dimension < 1:
@@ -154,11 +154,11 @@ class HeadManifest:
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
-        return _to_dict(self)
+        return manifest_dict(self)
 
     def to_bytes(self) -> bytes:
         """Canonical JSON: sorted keys, no spaces, no timestamps."""
-        return _to_bytes(self)
+        return manifest_bytes(self)
 
     @property
     def digest(self) -> str:
@@ -172,10 +172,10 @@ class HeadManifest:
         Raises:
             ArtifactRefused: Not JSON, or a field is missing, unknown or of the wrong kind.
         """
-        manifest = _from_bytes(cls, data)
-        _require_digest(manifest.backbone, "backbone")
+        manifest = read_manifest(cls, data)
+        require_digest(manifest.backbone, "backbone")
         if manifest.parent is not None:
-            _require_digest(manifest.parent, "parent")
+            require_digest(manifest.parent, "parent")
         if manifest.dimension < 1:
             raise ArtifactRefused("head manifest: dimension must be at least 1")
         return manifest
@@ -227,7 +227,7 @@ def load_manifest_bytes(digest: str, fetch: Fetch) -> bytes:
     Raises:
         ArtifactRefused: What came back has another digest.
     """
-    _require_digest(digest, "manifest digest")
+    require_digest(digest, "manifest digest")
     data = fetch(digest)
     if sha256(data) != digest:
         raise ArtifactRefused(f"the manifest {digest} does not have that digest")
@@ -251,7 +251,15 @@ def load_files(files: Mapping[str, FileEntry], fetch: Fetch) -> dict[str, bytes]
     return loaded
 
 
-Manifest = TypeVar("Manifest", BackboneManifest, HeadManifest)
+class AnyManifest(Protocol):
+    """A frozen dataclass that is written and read as a manifest."""
+
+    KIND: ClassVar[str]
+    FILES: ClassVar[frozenset[str]]
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+
+Manifest = TypeVar("Manifest", bound=AnyManifest)
 
 
 def _canonical(value: object) -> bytes:
@@ -259,12 +267,14 @@ def _canonical(value: object) -> bytes:
     return text.encode("utf-8", "surrogatepass")
 
 
-def _to_dict(manifest: BackboneManifest | HeadManifest) -> dict[str, Any]:
+def manifest_dict(manifest: AnyManifest) -> dict[str, Any]:
+    """The manifest as plain JSON values."""
     return {**asdict(manifest), "kind": manifest.KIND, "schema": SCHEMA}
 
 
-def _to_bytes(manifest: BackboneManifest | HeadManifest) -> bytes:
-    return _canonical(_to_dict(manifest))
+def manifest_bytes(manifest: AnyManifest) -> bytes:
+    """Canonical JSON: sorted keys, no spaces, no timestamps."""
+    return _canonical(manifest_dict(manifest))
 
 
 def _object(data: bytes, what: str) -> dict[str, Any]:
@@ -281,7 +291,12 @@ def _no_constant(name: str) -> None:
     raise ValueError(f"{name} is not JSON")
 
 
-def _from_bytes(cls: type[Manifest], data: bytes) -> Manifest:
+def read_manifest(cls: type[Manifest], data: bytes) -> Manifest:
+    """Read a manifest strictly.
+
+    Raises:
+        ArtifactRefused: Not JSON, or a field is missing, unknown or of the wrong kind.
+    """
     what = f"{cls.KIND} manifest"
     value = _object(data, what)
     if (value.get("kind"), value.get("schema")) != (cls.KIND, SCHEMA):
@@ -299,7 +314,7 @@ def _from_bytes(cls: type[Manifest], data: bytes) -> Manifest:
     if value["files"].keys() != cls.FILES:
         raise ArtifactRefused(f"{what}: files must be exactly {', '.join(sorted(cls.FILES))}")
     for name, entry in value["files"].items():
-        _require_digest(entry.sha256, f"{what}: {name}")
+        require_digest(entry.sha256, f"{what}: {name}")
     return cls(**value)
 
 
@@ -324,6 +339,7 @@ def _typed(item: Any, hint: Any, where: str) -> Any:
     return item
 
 
-def _require_digest(value: str, where: str) -> None:
+def require_digest(value: str, where: str) -> None:
+    """Raise ArtifactRefused where a value is no digest."""
     if not _DIGEST.fullmatch(value):
         raise ArtifactRefused(f"{where} is not a sha256 in lower-case hex")

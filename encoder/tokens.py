@@ -30,6 +30,24 @@ class Tokenized:
     truncated: list[bool]
 
 
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """One token of a text.
+
+    Attributes:
+        id: Its number in the vocabulary.
+        text: The characters it stands for, or the token itself where it stands for none.
+        special: Whether the tokenizer added it.
+        start, stop: Its characters in the text, None where it stands for none.
+    """
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
+
+
 class Tokenizer:
     """A tokenizer with a fixed limit; every method may be called from many threads at once.
 
@@ -89,6 +107,38 @@ class Tokenizer:
                 ids[index] = encoding.ids
                 truncated[index] = True
         return Tokenized(ids, [len(row) for row in ids], truncated)
+
+    def pieces(self, index: int, text: str, special: bool = True) -> list[Piece]:
+        """The tokens of one text, however many; `special` adds what the model wants around them.
+
+        Raises:
+            EmptyText, TextTooLong: For the text at `index`; too long is only what no model of this limit could read.
+        """
+        clean = self._clean(index, text, truncate=False)
+        encoding = self._whole.encode(clean, add_special_tokens=special)
+        return [
+            Piece(number, token, True, None, None) if added else Piece(number, clean[start:stop], False, start, stop)
+            for number, token, added, (start, stop) in zip(
+                encoding.ids, encoding.tokens, encoding.special_tokens_mask, encoding.offsets, strict=True
+            )
+        ]
+
+    def decode(self, ids: Sequence[int], skip_special: bool = True) -> str:
+        """The text that token ids stand for.
+
+        Raises:
+            ValueError: An id is not in the vocabulary.
+        """
+        size = self._whole.get_vocab_size()
+        if not all(0 <= number < size for number in ids):
+            raise ValueError(f"a token id is not from 0 to {size - 1}")
+        return str(self._whole.decode(list(ids), skip_special_tokens=skip_special))
+
+    def head(self, text: str, tokens: int) -> str:
+        """The beginning of a text with at most so many tokens, special ones not counted; all of it if it has fewer."""
+        readable = encodable(text[: self.max_characters])
+        ends = [stop for _, stop in self._whole.encode(readable, add_special_tokens=False).offsets]
+        return text if len(ends) <= tokens else readable[: ends[tokens - 1]]
 
     def pad(self, ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
         """Padded ids and attention mask of one batch, both (b, t) int64 with t the longest row."""

@@ -23,6 +23,7 @@ from monitoring.reference import Reference, Scored
 from monitoring.window import P_VALUE_EDGES
 
 LATENCY_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+SHARED_SECONDS: Final = (0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0)
 BATCH_TEXTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 BATCH_TOKENS: Final = (16, 64, 256, 512, 1024, 2048, 4096, 8192, 16384)
 REQUEST_TEXTS: Final = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 2048)
@@ -47,6 +48,7 @@ class Metrics:
         self.registry = CollectorRegistry()
         self.catalogue: list[Instrument] = []
         self._serving()
+        self._shared_cache()
         self._versions_and_jobs()
         self._drift()
 
@@ -90,7 +92,7 @@ class Metrics:
         self.queue_refused = self._counter(
             "driftline_queue_refused_requests",
             ("reason",),
-            "Requests refused because the queue or a deadline was full.",
+            "Requests refused because the queue was full or a deadline passed.",
         )
         self.dropped_callers = self._counter(
             "driftline_dropped_callers", (), "Callers who left before their texts were computed."
@@ -98,14 +100,63 @@ class Metrics:
         self.skipped_texts = self._counter(
             "driftline_skipped_texts", (), "Texts that were not computed because every caller who asked had left."
         )
-        self.cache_hits = self._counter("driftline_cache_hits", (), "Texts whose base vector was in the cache.")
-        self.cache_misses = self._counter("driftline_cache_misses", (), "Texts whose base vector had to be computed.")
+        self.cache_hits = self._counter(
+            "driftline_cache_hits", (), "Texts whose base vector was in this process's cache."
+        )
+        self.cache_misses = self._counter(
+            "driftline_cache_misses", (), "Texts whose base vector was not in this process's cache."
+        )
         self.cache_single_flight = self._counter(
             "driftline_cache_single_flight", (), "Texts that waited for the same text of another request."
         )
         self.cache_evictions = self._counter("driftline_cache_evictions", (), "Base vectors dropped from a full cache.")
         self.cache_bytes = self._gauge("driftline_cache_bytes", (), "Bytes the cache of base vectors holds.")
         self.cache_entries = self._gauge("driftline_cache_entries", (), "Base vectors the cache holds.")
+        self.cache_limit_bytes = self._gauge("driftline_cache_limit_bytes", (), "Bytes the cache may hold.")
+
+    def _shared_cache(self) -> None:
+        self.shared_cache_hits = self._counter(
+            "driftline_shared_cache_hits", (), "Texts whose base vector came from the shared server."
+        )
+        self.shared_cache_misses = self._counter(
+            "driftline_shared_cache_misses", (), "Texts whose base vector the shared server did not have."
+        )
+        self.shared_cache_skipped = self._counter(
+            "driftline_shared_cache_skipped",
+            (),
+            "Texts for which the shared server gave no answer in time or, being away, was not asked.",
+        )
+        self.shared_cache_corrupt = self._counter(
+            "driftline_shared_cache_corrupt", (), "Values of the shared server that were refused; counted as misses."
+        )
+        self.shared_cache_errors = self._counter(
+            "driftline_shared_cache_errors",
+            ("operation", "reason"),
+            "Failed reads, writes and probes of the shared server: timeout, connection, refused (it answered with an "
+            "error, such as a wrong password or no memory), protocol.",
+        )
+        self.shared_cache_seconds = self._histogram(
+            "driftline_shared_cache_seconds",
+            ("operation",),
+            SHARED_SECONDS,
+            "Seconds the shared server took for a read or write; several requests share one.",
+        )
+        self.shared_cache_state = self._gauge(
+            "driftline_shared_cache_state",
+            ("state",),
+            "1 for what the circuit breaker of the shared server is: closed (asked), open (left alone), half_open.",
+        )
+        self.shared_cache_written = self._counter(
+            "driftline_shared_cache_written", (), "Base vectors written to the shared server."
+        )
+        self.shared_cache_dropped = self._counter(
+            "driftline_shared_cache_dropped",
+            ("reason",),
+            "Base vectors that were not written: queue_full, unavailable (the server is away), failed.",
+        )
+        self.shared_cache_queued_bytes = self._gauge(
+            "driftline_shared_cache_queued_bytes", (), "Bytes of vectors that wait to be written to the shared server."
+        )
 
     def _versions_and_jobs(self) -> None:
         self.build_info = self._gauge(

@@ -12,16 +12,17 @@ from fastapi.openapi.utils import get_openapi
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoder.encoder import Encoder
 from monitoring.evaluate import MonitorSettings
 from monitoring.metrics import Metrics
 from registry.errors import RegistryError
-from service.api import adapters, alerts, datasets, drift, health, jobs, keys, models, vectors
+from service.api import adapters, alerts, cohere, datasets, drift, health, jobs, keys, models, rerank, tei, vectors
 from service.auth import Keyring
 from service.cache import VectorCache
 from service.catalog import Catalog
-from service.edge import Edge
+from service.edge import Answers, Edge
 from service.embedder import Embedder
 from service.errors import Problem, problem_of, validation_problem
 from service.limits import BodyLimit, LocalOnly
@@ -31,6 +32,7 @@ from service.settings import Settings
 from service.snapshot import Snapshot
 from service.state import Service
 from service.supervise import Supervisor
+from service.tei_errors import FlatErrors
 from service.threads import Threads
 from service.version import VERSION
 from service.watch import Watch
@@ -46,6 +48,20 @@ DESCRIPTION = (
 )
 
 
+class _Application(FastAPI):
+    """FastAPI behind our own layers, which stand outside of the framework's: the hot path meets none of those."""
+
+    outermost: ASGIApp
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        scope["app"] = self
+        await self.outermost(scope, receive, send)
+
+    async def framework(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Routes, dependencies and error handlers of FastAPI."""
+        await super().__call__(scope, receive, send)
+
+
 def create_app(settings: Settings) -> FastAPI:
     """Build the service; its model is loaded in the background once the application starts.
 
@@ -53,7 +69,7 @@ def create_app(settings: Settings) -> FastAPI:
         RegistryError: The registry cannot be opened.
     """
     service = build(settings)
-    app = FastAPI(
+    app = _Application(
         title="Driftline",
         version=VERSION,
         description=DESCRIPTION,
@@ -63,15 +79,15 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.state.probe = health.Probe()
-    for module in (vectors, models, health, datasets, jobs, adapters, drift, alerts, keys):
+    for module in (vectors, tei, rerank, cohere, models, health, datasets, jobs, adapters, drift, alerts, keys):
         app.include_router(module.router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
-    # The last one added is the first that a request meets.
-    app.add_middleware(vectors.HotPath)
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, upload_limit=settings.max_upload_bytes)
-    app.add_middleware(LocalOnly, is_open=lambda: service.keyring.open, allowed=settings.allowed_hosts)
-    app.add_middleware(Edge, recorder=service.recorder)
+    app.add_middleware(Answers)  # within the framework, whose own answer to an error would repeat its message
+    hot = Answers(vectors.HotPath(app.framework))
+    bounded = BodyLimit(hot, limit=settings.max_body_bytes, upload_limit=settings.max_upload_bytes)
+    local = LocalOnly(bounded, is_open=lambda: service.keyring.open, allowed=settings.allowed_hosts)
+    app.outermost = Edge(FlatErrors(local), recorder=service.recorder)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
 
@@ -113,6 +129,7 @@ def build(settings: Settings) -> Service:
             threads.encode,
             batch_tokens=settings.max_batch_tokens,
             queue_tokens=settings.queue_tokens,
+            queue_seconds=settings.queue_seconds,
             max_request_tokens=settings.max_request_tokens,
             deadline_seconds=settings.request_seconds,
         )
@@ -128,6 +145,7 @@ def build(settings: Settings) -> Service:
         open_encoder=open_encoder,
         make_embedder=make_embedder,
         pinned_versions=settings.pinned_versions,
+        resident_adapters=settings.resident_adapters,
         on_change=changed,
     )
     return Service(settings, home, registry, keyring, cache, catalog, watch, metrics, recorder, threads)
@@ -206,7 +224,8 @@ def _openapi(app: FastAPI) -> dict[str, Any]:
         reference = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
         for operations in document["paths"].values():
             for operation in operations.values():
-                if "422" in operation["responses"]:
+                made = operation["responses"].get("422", {}).get("content", {})
+                if "HTTPValidationError" in str(made):
                     operation["responses"]["422"] = {"description": "Invalid", "content": reference}
         app.openapi_schema = document
     return app.openapi_schema

@@ -1,9 +1,13 @@
-"""Dynamic batching without a timer: when the runtime is free it takes what waits.
+"""Dynamic batching without a timer: when a stream of the runtime is free, it takes what waits.
 
-Callers submit flights (one distinct text each, already tokenised) from the event loop. One runtime thread takes them:
-in turn from every waiting request, so that a small request never waits behind the whole of a large one; sorted by
-length and cut by a budget of padded tokens. While a batch runs, a second thread cuts and pads the next one, but only
-once enough waits to fill it: cutting early would otherwise make batches smaller than they need to be.
+Callers submit flights (one distinct text each, already tokenised) from the event loop. The runtime runs best with a
+certain number of batches under way at once, its streams. One thread more than there are streams empties the queue:
+each cuts a batch, pads it, waits for a free stream, runs it. So the next batch is ready when a stream comes free, but
+none is cut ahead of its time unless enough waits to fill it: that would make batches smaller than they need to be.
+
+Texts are taken in turn from every waiting request, so that a small request never waits behind the whole of a large one,
+then sorted by length and cut by a budget of padded tokens; everything taken is run before more is taken, which bounds
+the wait of the oldest.
 """
 
 import asyncio
@@ -19,16 +23,19 @@ import structlog
 from numpy.typing import NDArray
 
 from encoder.tokens import plan_batches
+from service.drain import DrainRate
 from service.errors import Overloaded
 
 log = structlog.get_logger()
 
 # Texts taken from one waiting request before the next request has its turn.
 TURN = 16
-# Batches' worth of tokens that are taken and sorted together: more texts to sort mean less padding, but also that a
-# newcomer waits for more of those before it.
-WINDOW = 4
-# Seconds after which an idle runtime thread beats all the same.
+# Full batches for each stream that are taken and sorted together: more texts to sort mean less padding, but also that
+# a newcomer waits for more of those before it.
+WINDOW = 2
+# Fewer padded tokens than this are not split over two streams: a batch so small costs nearly as much as its half.
+LEAST_TOKENS = 96
+# Seconds after which an idle thread looks around all the same.
 IDLE_BEAT = 1.0
 
 
@@ -36,13 +43,15 @@ IDLE_BEAT = 1.0
 class Flight:
     """One distinct text on its way through the runtime.
 
+    `adapter` is what it is computed under, for the runtime to know; texts of different adapters share batches.
     `waiters` are (ticket, position) pairs; when the last one leaves, `dead` is set and the text is skipped if it still
-    waits. Only the event loop changes it; the runtime threads read `ids` and `dead`.
+    waits. Only the event loop changes it; the runtime threads read `ids`, `adapter` and `dead`.
     """
 
     key: bytes
     ids: list[int]
     truncated: bool
+    adapter: Any = None
     waiters: list[tuple[Any, int]] = field(default_factory=list)
     dead: bool = False
     since: float = field(default_factory=time.monotonic)
@@ -54,9 +63,11 @@ class Flight:
 
 
 class Runtime(Protocol):
-    """What the batcher needs of an encoder: padding (numpy only) and one forward pass (releases the GIL)."""
+    """What the batcher needs of an encoder; every method is called from many threads at once."""
 
-    def prepare(self, ids: Sequence[list[int]]) -> Any:
+    streams: int
+
+    def prepare(self, flights: Sequence[Flight]) -> Any:
         """Feeds of one batch."""
 
     def forward(self, feeds: Any) -> NDArray[np.float32]:
@@ -73,46 +84,68 @@ class Observer(Protocol):
         """Texts were not computed because nobody waits for them any more."""
 
 
-@dataclass(slots=True)
-class _Batch:
-    flights: list[Flight]
-    feeds: Any = None
+@dataclass(frozen=True, slots=True)
+class Landed:
+    """One computed batch: `vectors` has None for a text that could not be computed; times are monotonic seconds."""
+
+    flights: Sequence[Flight]
+    vectors: Sequence[NDArray[np.float32] | None]
+    started: float
+    seconds: float
 
 
-Deliver = Callable[[Sequence[Flight], Sequence[NDArray[np.float32] | None]], None]
+Deliver = Callable[[Landed], None]
+
+
+@dataclass(slots=True, eq=False)
+class _Line:
+    """The texts of one request that wait, and their tokens."""
+
+    flights: deque[Flight]
+    tokens: int
 
 
 class Batcher:
     """The queue of tokens and the threads that empty it.
 
     Args:
-        deliver: Called on the event loop with flights and their vectors, None for a text that could not be computed.
+        deliver: Called on the event loop with every computed batch.
         batch_tokens: Most padded tokens in a batch; a longer single text goes alone.
         queue_tokens: Most tokens that may wait.
+        queue_seconds: Longest wait, at the measured rate, that a request is let in to.
     """
 
     def __init__(
-        self, runtime: Runtime, deliver: Deliver, observer: Observer, *, batch_tokens: int, queue_tokens: int
+        self,
+        runtime: Runtime,
+        deliver: Deliver,
+        observer: Observer,
+        *,
+        batch_tokens: int,
+        queue_tokens: int,
+        queue_seconds: float,
     ) -> None:
         self._runtime = runtime
         self._deliver = deliver
         self._observer = observer
         self.batch_tokens = batch_tokens
         self.queue_tokens = queue_tokens
-        self._lines: deque[deque[Flight]] = deque()  # one line of texts for each waiting request
-        self._ready: deque[_Batch] = deque()
-        self._waiting = 0  # tokens in `_lines` and `_ready`
+        self.queue_seconds = queue_seconds
+        self.rate = DrainRate()
+        self._lines: deque[_Line] = deque()  # one for each waiting request
+        self._ready: deque[list[Flight]] = deque()  # batches that were cut and have no thread yet
+        self._waiting = 0  # tokens that no thread has taken
         self._unplanned = 0  # tokens in `_lines`
-        self._rate = 10_000.0  # tokens a second, smoothed; the start value only matters before the first batch
+        self._busy = 0  # threads with a batch in hand
+        self._begun: dict[int, float] = {}  # thread -> when the run began that it is in
         self._stopping = False
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
-        self._plan = threading.Condition(self._lock)
-        self.last_beat = time.monotonic()
+        self._slots = threading.Semaphore(runtime.streams)
         self._loop: asyncio.AbstractEventLoop | None = None
         self._threads = [
-            threading.Thread(target=self._run, name="driftline-runtime", daemon=True),
-            threading.Thread(target=self._prepare_ahead, name="driftline-prepare", daemon=True),
+            threading.Thread(target=self._run, name=f"driftline-runtime-{number}", daemon=True)
+            for number in range(runtime.streams + 1)
         ]
 
     def start(self) -> None:
@@ -122,11 +155,10 @@ class Batcher:
             thread.start()
 
     def stop(self) -> None:
-        """Let the threads finish the batch under way and end; what still waits is not computed."""
+        """Let the threads finish the batches under way and end; what still waits is not computed."""
         with self._lock:
             self._stopping = True
             self._work.notify_all()
-            self._plan.notify_all()
         for thread in self._threads:
             if thread.ident is not None:
                 thread.join(timeout=10)
@@ -137,35 +169,71 @@ class Batcher:
         return self._waiting
 
     def alive(self, patience: float) -> bool:
-        """Whether the runtime thread turned within the last `patience` seconds."""
-        return self._threads[0].is_alive() and time.monotonic() - self.last_beat < patience
+        """Whether every thread runs and no run of the model has taken longer than `patience` seconds."""
+        now = time.monotonic()
+        return all(thread.is_alive() for thread in self._threads) and all(
+            now - begun < patience for begun in list(self._begun.values())
+        )
 
-    def submit(self, flights: Sequence[Flight]) -> None:
-        """Queue the texts of one request.
+    def admit(self, tokens: int = 1) -> None:
+        """Say at once whether a request of so many tokens would be let in; the event loop asks before it tokenises.
+
+        With requests taken in turn, a request waits for what it needs itself and for at most as much of every other
+        one (processor sharing), so a large request ahead does not shut small ones out.
 
         Raises:
-            Overloaded: More than `queue_tokens` would wait. An empty queue takes any one request.
+            Overloaded: It would wait for longer than `queue_seconds`, or more than `queue_tokens` would wait.
         """
+        waiting = self._waiting
+        if not waiting:
+            return  # an empty queue takes any one request
+        if waiting + tokens > self.queue_tokens:
+            raise Overloaded(self.rate.seconds(waiting))
+        if self.rate.seconds(waiting) > self.queue_seconds:
+            share = max(tokens, self.batch_tokens)
+            with self._lock:
+                ahead = self._waiting - self._unplanned + sum(min(share, line.tokens) for line in self._lines)
+            if (seconds := self.rate.seconds(ahead)) > self.queue_seconds:
+                raise Overloaded(seconds)
+
+    def submit(self, flights: Sequence[Flight]) -> None:
+        """Queue the texts of one request; `admit` has been asked."""
         tokens = sum(len(flight.ids) for flight in flights)
         with self._lock:
-            if self._waiting and self._waiting + tokens > self.queue_tokens:
-                raise Overloaded(self._waiting / self._rate)
-            self._lines.append(deque(flights))
+            self._lines.append(_Line(deque(flights), tokens))
+            if not self._waiting and not self._busy:
+                self.rate.wake()
             self._waiting += tokens
             self._unplanned += tokens
             self._work.notify()
-            if self._unplanned >= self.batch_tokens and not self._ready:
-                self._plan.notify()
+
+    def _next(self) -> list[Flight] | None:
+        """Wait for a batch and take it; None when the batcher stops."""
+        with self._lock:
+            while not self._stopping:
+                if not self._ready and (self._busy < self._runtime.streams or self._unplanned >= self.batch_tokens):
+                    self._cut()
+                if self._ready:
+                    self._busy += 1
+                    if self._ready or self._unplanned:
+                        self._work.notify()
+                    flights = self._ready.popleft()
+                    self._waiting -= sum(len(flight.ids) for flight in flights)
+                    return flights
+                self._work.wait(IDLE_BEAT)
+        return None
 
     def _cut(self) -> None:
         """Move up to a window of texts from the lines to `_ready`, as sorted batches; the lock is held."""
         taken: list[Flight] = []
         tokens = skipped = 0
-        while self._lines and tokens < WINDOW * self.batch_tokens:
+        streams = self._runtime.streams
+        while self._lines and tokens < WINDOW * streams * self.batch_tokens:
             line = self._lines.popleft()
-            for _ in range(min(TURN, len(line))):
-                flight = line.popleft()
+            for _ in range(min(TURN, len(line.flights))):
+                flight = line.flights.popleft()
                 size = len(flight.ids)
+                line.tokens -= size
                 self._unplanned -= size
                 if flight.dead:
                     self._waiting -= size
@@ -173,85 +241,67 @@ class Batcher:
                     continue
                 taken.append(flight)
                 tokens += size
-            if line:
+            if line.flights:
                 self._lines.append(line)
         if skipped:
             self._observer.skipped(skipped)
-        for rows in plan_batches([len(flight.ids) for flight in taken], self.batch_tokens):
-            self._ready.append(_Batch([taken[row] for row in rows]))
-
-    def _prepare_ahead(self) -> None:
-        while True:
-            with self._lock:
-                while not self._stopping and (self._ready or self._unplanned < self.batch_tokens):
-                    self._plan.wait()
-                if self._stopping:
-                    return
-                self._cut()
-                batches = list(self._ready)
-            for batch in batches:
-                if batch.feeds is None:
-                    batch.feeds = self._feeds(batch)
-
-    def _feeds(self, batch: _Batch) -> Any:
-        return self._runtime.prepare([flight.ids for flight in batch.flights])
+        # When little waits it is shared between the streams that have nothing to do.
+        idle = max(1, streams - self._busy)
+        budget = min(self.batch_tokens, max(LEAST_TOKENS, -(-tokens // idle)))
+        for rows in plan_batches([len(flight.ids) for flight in taken], budget):
+            self._ready.append([taken[row] for row in rows])
 
     def _run(self) -> None:
-        while True:
-            with self._lock:
-                while not (self._ready or self._stopping):
-                    self.last_beat = time.monotonic()
-                    if self._lines:
-                        self._cut()
-                    else:
-                        self._work.wait(IDLE_BEAT)
-                if self._stopping:
-                    return
-                batch = self._ready.popleft()
-                if self._unplanned >= self.batch_tokens and not self._ready:
-                    self._plan.notify()
-            self.last_beat = time.monotonic()
-            tokens = sum(len(flight.ids) for flight in batch.flights)
-            vectors = self._compute(batch, tokens)
-            with self._lock:
-                self._waiting -= tokens
-            self._hand_over(batch.flights, vectors)
+        me = threading.get_ident()
+        while (flights := self._next()) is not None:
+            try:
+                feeds = self._runtime.prepare(flights)
+                with self._slots:
+                    self._begun[me] = time.monotonic()
+                    landed = self._compute(flights, feeds)
+            except Exception as error:  # noqa: BLE001  whatever the runtime raises, the thread must go on
+                log.warning("batch_failed", texts=len(flights), error=type(error).__name__)
+                landed = self._one_by_one(flights, me)
+            finally:
+                self._begun.pop(me, None)
+                with self._lock:
+                    self._busy -= 1
+            self._hand_over(landed)
 
-    def _compute(self, batch: _Batch, tokens: int) -> Sequence[NDArray[np.float32] | None]:
+    def _compute(self, flights: list[Flight], feeds: Any) -> Landed:
+        tokens = sum(len(flight.ids) for flight in flights)
         started = time.monotonic()
-        try:
-            vectors = self._runtime.forward(batch.feeds if batch.feeds is not None else self._feeds(batch))
-        except Exception as error:  # noqa: BLE001  whatever the runtime raises, the thread must go on
-            log.warning("batch_failed", texts=len(batch.flights), error=type(error).__name__)
-            return self._one_by_one(batch.flights)
+        vectors = self._runtime.forward(feeds)
         seconds = time.monotonic() - started
-        self._rate += 0.1 * (tokens / max(seconds, 1e-6) - self._rate)
+        self.rate.drained(tokens)
         self._observer.batch(
-            texts=len(batch.flights),
+            texts=len(flights),
             tokens=tokens,
-            padded=max(len(flight.ids) for flight in batch.flights) * len(batch.flights),
+            padded=max(len(flight.ids) for flight in flights) * len(flights),
             seconds=seconds,
-            waited=started - min(flight.since for flight in batch.flights),
+            waited=started - min(flight.since for flight in flights),
         )
-        return list(vectors)
+        return Landed(flights, list(vectors), started, seconds)
 
-    def _one_by_one(self, flights: Sequence[Flight]) -> Sequence[NDArray[np.float32] | None]:
+    def _one_by_one(self, flights: Sequence[Flight], me: int) -> Landed:
         """Each text of a failed batch alone, so that only the one that is at fault fails."""
+        started = time.monotonic()
         results: list[NDArray[np.float32] | None] = []
         for flight in flights:
-            self.last_beat = time.monotonic()
             try:
-                results.append(self._runtime.forward(self._runtime.prepare([flight.ids]))[0])
+                with self._slots:
+                    self._begun[me] = time.monotonic()
+                    results.append(self._runtime.forward(self._runtime.prepare([flight]))[0])
             except Exception as error:  # noqa: BLE001
                 log.warning("text_failed", tokens=len(flight.ids), error=type(error).__name__)
                 results.append(None)
-        return results
+        return Landed(flights, results, started, time.monotonic() - started)
 
-    def _hand_over(self, flights: Sequence[Flight], vectors: Sequence[NDArray[np.float32] | None]) -> None:
+    def _hand_over(self, landed: Landed) -> None:
         loop = self._loop
         if loop is None or loop.is_closed():
             return
         try:
-            loop.call_soon_threadsafe(self._deliver, flights, vectors)
+            loop.call_soon_threadsafe(self._deliver, landed)
         except RuntimeError:  # the loop closed in between: the service is stopping and nobody waits
-            log.debug("vectors_dropped_at_stop", texts=len(flights))
+            log.debug("vectors_dropped_at_stop", texts=len(landed.flights))

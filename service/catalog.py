@@ -4,19 +4,20 @@ A request resolves its model name once and keeps what it got, so one version ans
 moves meanwhile. A change in the registry, whoever made it, is seen by polling the newest event's id. A version is
 loaded and proven on its probes in a thread before the snapshot points to it; one that cannot be loaded leaves the
 version before it serving, and is reported. While the database is away the last snapshot goes on serving.
+
+At most so many adapters have their live version in memory; the one that was asked for the longest time ago is unloaded
+for another and loaded again when it is asked for, in a thread, while everything else is served.
 """
 
 import asyncio
+import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import structlog
 
-from encoder.adapters import Head
 from encoder.encoder import Encoder
-from encoder.errors import EncoderError
-from monitoring.errors import MonitoringError
 from monitoring.reference import Reference
 from registry import backbones, events, jobs, versions
 from registry.backbones import Backbone
@@ -27,6 +28,7 @@ from registry.versions import Adapter, Version
 from service.auth import Keyring
 from service.embedder import Embedder
 from service.errors import Problem, unknown_model
+from service.loader import LOAD_ERRORS, Loader, unusable
 from service.snapshot import AdapterView, LoadedBackbone, LoadedVersion, Snapshot, Target
 from service.threads import Pool
 
@@ -37,8 +39,6 @@ RETRY_SECONDS = 15.0
 
 # References of versions that are not live, kept for /v1/neighbors: each may take 150 MB.
 REFERENCES = 2
-
-LOAD_ERRORS = (EncoderError, RegistryError, MonitoringError, OSError, ValueError)
 
 
 @dataclass(slots=True)
@@ -66,6 +66,7 @@ class Catalog:
         open_encoder: Callable[[str], Encoder],
         make_embedder: Callable[[Encoder], Embedder],
         pinned_versions: int,
+        resident_adapters: int,
         on_change: Callable[[Snapshot, Snapshot], None],
     ) -> None:
         self.registry = registry
@@ -80,13 +81,16 @@ class Catalog:
         self._on_change = on_change
         self._pinned: OrderedDict[str, LoadedVersion] = OrderedDict()
         self._pinned_limit = pinned_versions
+        self._resident_limit = resident_adapters
+        self._used: dict[str, float] = {}  # adapter -> when it was last asked for, monotonic
+        self._opened: dict[str, Encoder] = {}  # backbones that are being loaded
+        self._loader = Loader(registry, pool, self._encoder_of)
         self._references: OrderedDict[str, Reference | None] = OrderedDict()
         self._latest = -1
         self._reported: set[str] = set()
         self._retry_at = float("inf")
         self._refreshing = asyncio.Lock()
         self._catching_up: asyncio.Task[None] | None = None
-        self._pinning = asyncio.Lock()
 
     async def follow(self, seconds: float) -> None:
         """Refresh for ever, every `seconds`; a registry that cannot be reached is reported and tried again."""
@@ -140,9 +144,10 @@ class Catalog:
                 embedder = self._make_embedder(encoder)
                 embedder.start()
                 loaded[record.name] = LoadedBackbone(record, encoder, embedder)
-        before, self.snapshot = self.snapshot, Snapshot(loaded, found.adapters, found.jobs)
+        adapters = self._within_limit({name: self._awake(view) for name, view in found.adapters.items()})
+        before, self.snapshot = self.snapshot, Snapshot(loaded, adapters, found.jobs)
         for digest, version in list(self._pinned.items()):  # what was promoted has handed its reference on by now
-            self._pinned[digest] = LoadedVersion(version.record, version.head, None)
+            self._pinned[digest] = replace(version, reference=None)
         self._latest = found.latest
         self.loaded_once = True
         self.fault = found.fault
@@ -162,15 +167,18 @@ class Catalog:
         if not snapshot.backbones:
             raise Problem(503, "No model is loaded yet.", code="not_ready")
         view, number = self._adapter(model)
+        self._used[view.record.name] = time.monotonic()
         if number is None:
             if view.live is not None:
                 return self._target(view.live)
+            if view.asleep:
+                return None
             if view.fault is not None:
                 raise Problem(503, "The live version of this adapter cannot be loaded.", code="version_unusable")
             raise Problem(404, "The adapter has no live version yet.", code="model_not_found", param="model")
         if view.live is not None and view.live.record.number == number:
             return self._target(view.live)
-        record = next((v for v in view.versions if v.number == number), None)
+        record = view.version(number)
         if record is None:
             raise unknown_model(model)
         pinned = self._pinned.get(record.digest)
@@ -179,21 +187,30 @@ class Catalog:
         self._pinned.move_to_end(record.digest)
         return self._target(pinned)
 
-    async def pin(self, model: str) -> Target:
-        """As `resolve`, loading and proving the version first where needed.
+    async def load(self, model: str) -> Target:
+        """As `resolve`, loading and proving the version first where needed; other requests are served meanwhile.
 
         Raises:
             Problem: as `resolve`, and 409 when the version cannot be loaded.
         """
-        async with self._pinning:
-            target = self.resolve(model)
-            if target is not None:
-                return target
-            view, number = self._adapter(model)
-            record = next(v for v in view.versions if v.number == number)
-            version = await self._pool(self.prove, record)
+        view, number = self._adapter(model)
+        live = number is None
+        record = view.version(view.record.live if number is None else number)
+        if record is None:
+            raise unknown_model(model)
+        try:
+            version = await self._loader.once(
+                (record.digest, live), lambda: self._loader.version(record, reference=live)
+            )
+        except Problem as refused:
+            if live:  # not the caller's conflict: nothing can answer under this name now
+                raise Problem(503, refused.message, code=refused.code) from refused
+            raise
+        if live:
+            self._wake(version)
+        else:
             self.keep(version)
-            return self._target(version)
+        return self._target(version)
 
     async def reference(self, version: LoadedVersion) -> Reference | None:
         """The reference of a version, loaded where the version does not carry it; None when it has none.
@@ -204,17 +221,17 @@ class Catalog:
         record = version.record
         if version.reference is not None or record.reference is None:
             return version.reference
-        async with self._pinning:
-            found = self._references.pop(record.digest, None)
-            if found is None:
-                try:
-                    found = await self._pool(self._open_reference, record, version.head)
-                except LOAD_ERRORS as error:
-                    raise _unusable(record, error) from error
-            self._references[record.digest] = found
-            while len(self._references) > REFERENCES:
-                self._references.popitem(last=False)
-            return found
+        found = self._references.pop(record.digest, None)
+        if found is None:
+            dimension = version.adapter.manifest.dimension
+            try:
+                found = await self._loader.once(record.reference, lambda: self._loader.reference(record, dimension))
+            except LOAD_ERRORS as error:
+                raise unusable(record, error) from error
+        self._references[record.digest] = found
+        while len(self._references) > REFERENCES:
+            self._references.popitem(last=False)
+        return found
 
     def prove(self, record: Version, *, reference: bool = False) -> LoadedVersion:
         """Load a version and prove it on its probes, whatever is being served (blocking).
@@ -225,17 +242,44 @@ class Catalog:
         Raises:
             Problem: 409 when it cannot be loaded.
         """
-        try:
-            head = self._open_head(record)
-            return LoadedVersion(record, head, self._open_reference(record, head) if reference else None)
-        except LOAD_ERRORS as error:
-            raise _unusable(record, error) from error
+        return self._loader.version(record, reference=reference)
 
     def keep(self, version: LoadedVersion) -> None:
         """Keep a loaded version at hand; the least recently used one beyond the limit goes."""
         self._pinned[version.record.digest] = version
         while len(self._pinned) > self._pinned_limit:
             self._pinned.popitem(last=False)
+
+    def _wake(self, version: LoadedVersion) -> None:
+        """Point a sleeping adapter to its live version, now loaded, unless the pointer moved meanwhile."""
+        name = version.record.adapter
+        view = self.snapshot.adapters.get(name)
+        if view is None or not view.asleep or view.live_digest != version.record.digest:
+            return
+        adapters = {**self.snapshot.adapters, name: replace(view, live=version, asleep=False)}
+        before, self.snapshot = self.snapshot, replace(self.snapshot, adapters=self._within_limit(adapters))
+        self._on_change(before, self.snapshot)
+
+    def _awake(self, view: AdapterView) -> AdapterView:
+        """The view as it was read, with the live version that was loaded since the reading began."""
+        now = self.snapshot.adapters.get(view.record.name)
+        if view.asleep and now is not None and now.live is not None and now.live.record.digest == view.live_digest:
+            return replace(view, live=now.live, asleep=False)
+        return view
+
+    def _within_limit(self, adapters: dict[str, AdapterView]) -> dict[str, AdapterView]:
+        """The adapters, with those asleep that were asked for the longest time ago and are too many."""
+        awake = [name for name, view in adapters.items() if view.live is not None]
+        awake.sort(key=lambda name: self._used.get(name, 0.0))
+        for name in awake[: max(0, len(awake) - self._resident_limit)]:
+            # A version that was kept because its successor cannot be loaded would not come back: it stays awake.
+            if adapters[name].fault is None:
+                adapters[name] = replace(adapters[name], live=None, asleep=True)
+        return adapters
+
+    def _encoder_of(self, digest: str) -> Encoder | None:
+        backbone = self.snapshot.backbone_of(digest)
+        return backbone.encoder if backbone is not None else self._opened.get(digest)
 
     def stop(self) -> None:
         """Stop every embedder's threads."""
@@ -277,46 +321,36 @@ class Catalog:
                 except LOAD_ERRORS as error:
                     log.error("backbone_unusable", backbone=record.name, error=str(error))
                     found.fault = str(error)
+        self._opened = found.encoders
+        room = self._resident_limit - sum(view.live is not None for view in old.adapters.values())
         for adapter, history in adapters:
-            found.adapters[adapter.name] = self._view(adapter, history, old.adapters.get(adapter.name), found)
+            before = old.adapters.get(adapter.name)
+            view = found.adapters[adapter.name] = self._view(adapter, history, before, found, room=room > 0)
+            room -= view.live is not None and (before is None or before.live is None)
         return found
 
     def _view(
-        self, adapter: Adapter, history: tuple[Version, ...], old: AdapterView | None, found: _Loaded
+        self, adapter: Adapter, history: tuple[Version, ...], old: AdapterView | None, found: _Loaded, *, room: bool
     ) -> AdapterView:
         wanted = next((v for v in history if v.number == adapter.live), None)
         before = old.live if old is not None else None
         if wanted is None:
             return AdapterView(adapter, history, None)
+        if before is None and not room:
+            return AdapterView(adapter, history, None, asleep=True)
         loaded = before if before is not None and before.record.digest == wanted.digest else None
         loaded = loaded or self._pinned.get(wanted.digest)
         try:
             # What is loaded stays; the record is renewed, since its state and promotion time have changed.
-            head = loaded.head if loaded is not None else self._open_head(wanted)
+            module = loaded.adapter if loaded is not None else self._loader.adapter(wanted)
             reference = loaded.reference if loaded is not None else None
             if reference is None:
-                reference = self._open_reference(wanted, head)
-            return AdapterView(adapter, history, LoadedVersion(wanted, head, reference))
+                reference = self._loader.reference(wanted, module.manifest.dimension)
+            return AdapterView(adapter, history, LoadedVersion(wanted, module, reference))
         except LOAD_ERRORS as error:
             log.error("version_unusable", version=wanted.name, error=str(error))
             found.faults.append(wanted)
             return AdapterView(adapter, history, before, f"{wanted.name} cannot be loaded: {error}")
-
-    def _open_head(self, record: Version) -> Head:
-        """Load a version's head and prove it on its probes (blocking)."""
-        head = Head.open(record.digest, self.registry.fetch)
-        if head.manifest.backbone != record.backbone:
-            raise ValueError("its manifest names another backbone than the registry")
-        return head
-
-    def _open_reference(self, record: Version, head: Head) -> Reference | None:
-        """Load a version's reference, None when it has none (blocking)."""
-        if record.reference is None:
-            return None
-        reference = Reference.from_bytes(self.registry.fetch(record.reference))
-        if reference.dimension != head.manifest.dimension:
-            raise ValueError("its reference has another dimension than its head")
-        return reference
 
     def _report(self, faults: list[Version]) -> None:
         """Record one event for each version that could not be loaded, once a process."""
@@ -326,8 +360,3 @@ class Catalog:
             with self.registry.writing() as session:
                 events.record(session, "version.unusable", version.name, "service")
             self._reported.add(version.digest)
-
-
-def _unusable(record: Version, error: Exception) -> Problem:
-    log.warning("version_unusable", version=record.name, error=str(error))
-    return Problem(409, f"The version {record.name} cannot be loaded: {error}", code="version_unusable")

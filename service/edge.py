@@ -1,4 +1,4 @@
-"""The outermost layer: request ids, counts and times, and an answer for whatever nobody foresaw.
+"""The outer layers: request ids, counts and times (Edge), and an answer for every error, foreseen or not (Answers).
 
 An error nobody handles is logged by its type and the places it passed, never by its message: a message may hold a
 caller's text, and logs are kept longer than requests.
@@ -11,7 +11,6 @@ import traceback
 from typing import Any
 
 import structlog
-from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -21,6 +20,7 @@ from service.recorder import ServingRecorder
 log = structlog.get_logger()
 
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+NOT_ANSWERED = 499  # the caller left; nginx's code for this
 QUIET = frozenset({"/healthz", "/readyz", "/metrics"})
 
 
@@ -36,38 +36,54 @@ class Edge:
             await self.app(scope, receive, send)
             return
         started = time.perf_counter()
-        request_id = _request_id(scope)
+        request_id = scope["request_id"] = _request_id(scope)
         status = 0
 
         async def named(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id.encode())]
             await send(message)
 
-        in_flight = self.recorder.metrics.requests_in_flight
-        in_flight.inc()
+        self.recorder.in_flight += 1
         try:
-            try:
-                await self.app(scope, receive, named)
-            except (ClientGone, ClientDisconnect):
-                status = status or 499  # nobody reads it; 499 is nginx's code for this
-            except Exception as error:
-                problem = problem_of(error)
-                if problem is None:
-                    _log_unforeseen(error, scope, request_id)
-                    problem = Problem(500, "The server failed. The request id names the log line.")
-                if status:
-                    raise  # the answer has begun; closing the connection is all that is left
-                await problem.response()(scope, receive, named)
+            await self.app(scope, receive, named)
         finally:
-            in_flight.dec()
+            self.recorder.in_flight -= 1
             seconds = time.perf_counter() - started
             route = _route(scope)
-            self.recorder.request(route, _method(scope), status, seconds)
+            self.recorder.request(route, _method(scope), status or NOT_ANSWERED, seconds)
             if route not in QUIET:
                 log.debug("request", route=route, status=status, seconds=round(seconds, 4), request_id=request_id)
+
+
+class Answers:
+    """Turns errors into problem answers; a caller who left gets none."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        begun = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched)
+        except (ClientGone, ClientDisconnect):
+            return
+        except Exception as error:
+            problem = problem_of(error)
+            if problem is None:
+                _log_unforeseen(error, scope)
+                problem = Problem(500, "The server failed. The request id names the log line.")
+            if begun:
+                raise  # closing the connection is all that is left
+            await problem.response()(scope, receive, send)
 
 
 def _request_id(scope: Scope) -> str:
@@ -92,7 +108,8 @@ def _method(scope: Scope) -> str:
     return method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
 
 
-def _log_unforeseen(error: Exception, scope: Scope, request_id: str) -> None:
+def _log_unforeseen(error: Exception, scope: Scope) -> None:
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in frames]
+    request_id = scope.get("request_id")
     log.error("request_failed", route=_route(scope), error=type(error).__name__, places=places, request_id=request_id)

@@ -1,10 +1,11 @@
-"""From texts to base vectors on the event loop: cache, single flight for identical texts, then the batcher.
+"""From texts to vectors on the event loop: cache, single flight for identical texts, then the batcher.
 
 All bookkeeping happens on the event loop, so there are no locks here: a text is either cached, already on its way (the
 request joins its flight), or new (it is tokenised, admitted to the queue and becomes a flight).
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,69 +15,74 @@ from numpy.typing import NDArray
 
 from encoder.encoder import Encoder
 from encoder.errors import InputRefused
+from encoder.lora import Lora
 from encoder.tokens import Tokenized
-from service.batching import Batcher, Flight
-from service.cache import Entry, VectorCache, key_of
-from service.errors import ClientGone, EncodeFailed, Overloaded, Problem
+from service.batching import Batcher, Flight, Landed
+from service.cache import Entry, VectorCache, key_of, salt_of
+from service.errors import ClientGone, Overloaded, Problem
 from service.recorder import ServingRecorder
+from service.shared_cache import SharedCache
 from service.threads import Pool
+from service.tickets import Ticket
 
 # Texts up to this many characters together are tokenised in place: about 0.3 ms, less than handing them to a thread
 # and back costs a loaded event loop. More go to a thread.
 INLINE_CHARACTERS = 500
-# How often a waiting request looks whether its caller is still there.
-PRESENCE_SECONDS = 0.2
+# How often waiting requests are looked through: has the caller left, has the time passed?
+SWEEP_SECONDS = 0.2
 
 Gone = Callable[[], Awaitable[bool]]
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """Base vectors (n, d) float32 of one request with its true token count and how many texts were cut."""
+    """Vectors (n, d) float32 of one request and what they cost.
+
+    Attributes:
+        tokens: True token count of all texts.
+        truncated, cached: How many texts were cut, and how many came from the cache.
+        tokenize_seconds: Time spent tokenising.
+        queue_seconds, inference_seconds: Of the text that took longest: its wait for the runtime, and its batch's run.
+    """
 
     vectors: NDArray[np.float32]
     tokens: int
     truncated: int
     cached: int
-
-
-class _Ticket:
-    """One request's claim on its texts: rows to fill and a future that is done when all are filled."""
-
-    __slots__ = ("flights", "future", "remaining", "rows", "tokens", "truncated")
-
-    def __init__(self, count: int, dimension: int) -> None:
-        self.rows = np.empty((count, dimension), dtype=np.float32)
-        self.remaining = 0
-        self.tokens = 0
-        self.truncated = 0
-        self.flights: list[Flight] = []
-        self.future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+    tokenize_seconds: float
+    queue_seconds: float
+    inference_seconds: float
 
 
 class _EncoderRuntime:
-    """The encoder as the batcher sees it."""
+    """The encoder as the batcher sees it: one run computes texts of the backbone and of LoRA adapters together."""
 
     def __init__(self, encoder: Encoder) -> None:
-        self._tokenizer = encoder.tokenizer
-        self._session = encoder.session
+        self._encoder = encoder
+        self.streams = encoder.session.streams
 
-    def prepare(self, ids: Sequence[list[int]]) -> Any:
-        return self._tokenizer.pad(ids)
+    def prepare(self, flights: Sequence[Flight]) -> Any:
+        ids, mask = self._encoder.tokenizer.pad([flight.ids for flight in flights])
+        return ids, mask, [flight.adapter for flight in flights]
 
     def forward(self, feeds: Any) -> NDArray[np.float32]:
-        return self._session.run(*feeds)
+        ids, mask, adapters = feeds
+        if any(adapter is not None for adapter in adapters):
+            return self._encoder.forward_adapted(ids, mask, adapters)
+        return self._encoder.session.run(ids, mask)
 
 
 class Embedder:
-    """Serves base vectors of one backbone.
+    """Serves vectors of one backbone.
 
     Args:
         encoder: The loaded backbone.
         cache: Shared between the embedders of all backbones; keys differ by backbone.
         pool: Threads that tokenise large requests.
         max_request_tokens: Most tokens of one request.
-        deadline_seconds: How long a request may take, from the beginning of `embed`.
+        deadline_seconds: How long a request may take, from the beginning of `embed`, if it sets no deadline itself.
+        shared: The cache's second tier, if there is one.
+        secret: The service's `cache_salt`.
     """
 
     def __init__(
@@ -88,8 +94,11 @@ class Embedder:
         *,
         batch_tokens: int,
         queue_tokens: int,
+        queue_seconds: float,
         max_request_tokens: int,
         deadline_seconds: float,
+        shared: SharedCache | None = None,
+        secret: bytes = b"",
     ) -> None:
         self.encoder = encoder
         self.cache = cache
@@ -98,25 +107,53 @@ class Embedder:
         self.deadline_seconds = deadline_seconds
         self._recorder = recorder
         self._pool = pool
-        self._salt = bytes.fromhex(encoder.digest)[:32]
+        self._shared = shared
+        self._secret = secret
+        self._base_salt = self._salt(None)
         self._flights: dict[bytes, Flight] = {}
+        self._waiting: set[Ticket] = set()
+        self._sweeper: asyncio.Task[None] | None = None
         self.batcher = Batcher(
-            _EncoderRuntime(encoder), self._deliver, recorder, batch_tokens=batch_tokens, queue_tokens=queue_tokens
+            _EncoderRuntime(encoder),
+            self._deliver,
+            recorder,
+            batch_tokens=batch_tokens,
+            queue_tokens=queue_tokens,
+            queue_seconds=queue_seconds,
         )
 
+    def _salt(self, lora: Lora | None) -> bytes:
+        """All that a vector depends on beside its text; under a head it is the backbone's, so heads share it."""
+        version = None if lora is None else lora.digest
+        return salt_of(self.encoder.digest, str(self.encoder.session.precision), version, self._secret)
+
     def start(self) -> None:
-        """Start the batcher's threads; call on the event loop."""
+        """Start the batcher's threads and the look-out for callers who left; call on the event loop."""
         self.batcher.start()
+        self._sweeper = asyncio.create_task(self._sweep())
 
     def stop(self) -> None:
-        """Stop the batcher's threads."""
+        """Stop the batcher's threads; may be called from any thread."""
         self.batcher.stop()
+        sweeper = self._sweeper
+        if sweeper is not None and not sweeper.get_loop().is_closed():
+            sweeper.get_loop().call_soon_threadsafe(sweeper.cancel)
 
-    async def embed(self, texts: Sequence[str], *, truncate: bool, gone: Gone | None = None) -> Embedded:
-        """Base vectors of texts, in their order.
+    async def embed(
+        self,
+        texts: Sequence[str],
+        *,
+        truncate: bool,
+        lora: Lora | None = None,
+        gone: Gone | None = None,
+        deadline: float | None = None,
+    ) -> Embedded:
+        """Vectors of texts, in their order.
 
         Args:
-            gone: Tells whether the caller has left; asked while waiting.
+            lora: The adapter the vectors are computed under; None for the backbone's own.
+            gone: Tells whether the caller has left; asked now and then while waiting.
+            deadline: Seconds the caller gives; None takes the service's own.
 
         Raises:
             EmptyText, TextTooLong: With the index of the text.
@@ -125,107 +162,168 @@ class Embedder:
             ClientGone: The caller left; texts that nobody else waits for are skipped.
             Problem: 413 for too many tokens in one request, 504 past the deadline.
         """
-        give_up = asyncio.get_running_loop().time() + self.deadline_seconds
-        ticket = _Ticket(len(texts), self.dimension)
-        missing = self._from_cache(ticket, texts, truncate)
+        allowed = self.deadline_seconds if deadline is None else min(deadline, self.deadline_seconds)
+        ticket = Ticket(len(texts), self.dimension, allowed)
+        missing = self._from_cache(ticket, texts, self._base_salt if lora is None else self._salt(lora), truncate)
+        if missing and self._shared is not None:
+            missing = await self._from_shared(self._shared, ticket, missing, truncate)
         cached = len(texts) - len(missing)
         if missing:
-            try:
-                async with asyncio.timeout_at(give_up):
-                    await self._board(ticket, texts, missing, truncate)
-            except TimeoutError:
-                raise self._late() from None
+            await self._board(ticket, texts, missing, truncate, lora)
             if ticket.remaining:
                 try:
-                    await self._wait(ticket, gone, give_up)
+                    await self._wait(ticket, gone, exact=deadline is not None)
                 finally:
                     self._leave(ticket)
-        return Embedded(ticket.rows, ticket.tokens, ticket.truncated, cached)
+        return Embedded(
+            ticket.rows,
+            ticket.tokens,
+            ticket.truncated,
+            cached,
+            ticket.tokenize_seconds,
+            ticket.queue_seconds,
+            ticket.inference_seconds,
+        )
 
-    def _from_cache(self, ticket: _Ticket, texts: Sequence[str], truncate: bool) -> list[tuple[int, bytes]]:
+    def _from_cache(self, ticket: Ticket, texts: Sequence[str], salt: bytes, truncate: bool) -> list[tuple[int, bytes]]:
         """Fill what is cached; return (position, key) of the rest."""
         missing = []
         for position, text in enumerate(texts):
-            key = key_of(self._salt, text)
+            key = key_of(salt, text)
             entry = self.cache.get(key, truncate=truncate)
             if entry is None:
                 missing.append((position, key))
             else:
-                _fill(ticket, position, entry)
+                ticket.fill(position, entry)
         return missing
 
+    async def _from_shared(
+        self, shared: SharedCache, ticket: Ticket, missing: list[tuple[int, bytes]], truncate: bool
+    ) -> list[tuple[int, bytes]]:
+        """Ask the second tier for what is not under way here; return (position, key) of the rest."""
+        wanted = list(dict.fromkeys(key for _, key in missing if key not in self._flights))
+        found = dict(zip(wanted, await shared.get_many(wanted, self.dimension), strict=True)) if wanted else {}
+        rest = []
+        for position, key in missing:
+            entry = found.get(key)
+            if entry is not None:
+                self.cache.put(key, entry)
+            if entry is None or (entry.truncated and not truncate):
+                rest.append((position, key))
+            else:
+                ticket.fill(position, entry)
+        return rest
+
     async def _board(
-        self, ticket: _Ticket, texts: Sequence[str], missing: Sequence[tuple[int, bytes]], truncate: bool
+        self,
+        ticket: Ticket,
+        texts: Sequence[str],
+        missing: Sequence[tuple[int, bytes]],
+        truncate: bool,
+        lora: Lora | None,
     ) -> None:
         """Join flights under way and start new ones; tokenising comes first, so nothing is queued if it refuses."""
         tokenized: dict[bytes, tuple[list[int], bool]] = {}
         while fresh := {
             key: position for position, key in missing if key not in tokenized and self._known(key, truncate) is None
         }:
+            if not tokenized:
+                self._admit(1)
             # In a thread this gives way to other requests, so what they started or finished is looked up again.
-            result = await self._tokenize(texts, list(fresh.values()), truncate)
+            result = await self._tokenize(ticket, texts, list(fresh.values()), truncate)
             tokenized.update(zip(fresh, zip(result.ids, result.truncated, strict=True), strict=True))
         known = [(position, key, self._known(key, truncate)) for position, key in missing]
         tokens = ticket.tokens
+        new = {key: len(tokenized[key][0]) for _, key, found in known if found is None}
         for _, key, found in known:
-            tokens += len(tokenized[key][0]) if found is None else found.tokens
+            tokens += new[key] if found is None else found.tokens
         if tokens > self.max_request_tokens:
             message = f"The request has {tokens} tokens in all; the limit is {self.max_request_tokens}."
             raise Problem(413, message, code="too_many_tokens", param="input")
+        if new:
+            self._admit(sum(new.values()))
         queued: list[Flight] = []
         joined = 0
         for position, key, found in known:
             if isinstance(found, Entry):
-                _fill(ticket, position, found)
+                ticket.fill(position, found)
                 continue
             flight = self._flights.get(key)
             if flight is None:
-                flight = Flight(key, *tokenized[key])
+                flight = Flight(key, *tokenized[key], lora)
                 self._flights[key] = flight
                 queued.append(flight)
             else:
                 joined += 1
-            _join(ticket, flight, position)
+            ticket.join(flight, position)
         if joined:
             self._recorder.joined(joined)
         if queued:
-            try:
-                self.batcher.submit(queued)
-            except Overloaded:
-                self._leave(ticket)
-                self._recorder.refused("queue_full")
-                raise
+            self.batcher.submit(queued)
+
+    def _admit(self, tokens: int) -> None:
+        try:
+            self.batcher.admit(tokens)
+        except Overloaded:
+            self._recorder.refused("queue_full")
+            raise
 
     def _known(self, key: bytes, truncate: bool) -> Entry | Flight | None:
         """The text's flight or cache entry, if this caller may use it."""
         found = self._flights.get(key) or self.cache.peek(key)
         return None if found is None or (found.truncated and not truncate) else found
 
-    async def _tokenize(self, texts: Sequence[str], positions: Sequence[int], truncate: bool) -> Tokenized:
+    async def _tokenize(
+        self, ticket: Ticket, texts: Sequence[str], positions: Sequence[int], truncate: bool
+    ) -> Tokenized:
         chosen = [texts[position] for position in positions]
+        started = time.monotonic()
         try:
             if sum(map(len, chosen)) <= INLINE_CHARACTERS:
                 return self.encoder.tokenizer.encode(chosen, truncate)
-            return await self._pool(self.encoder.tokenizer.encode, chosen, truncate)
+            async with asyncio.timeout(ticket.give_up - started):
+                return await self._pool(self.encoder.tokenizer.encode, chosen, truncate)
         except InputRefused as error:
             error.index = positions[error.index]  # its place in the request, not among the misses
             raise
+        except TimeoutError:
+            raise self._late(ticket) from None
+        finally:
+            ticket.tokenize_seconds += time.monotonic() - started
 
-    async def _wait(self, ticket: _Ticket, gone: Gone | None, give_up: float) -> None:
-        loop = asyncio.get_running_loop()
-        while not (await asyncio.wait((ticket.future,), timeout=PRESENCE_SECONDS))[0]:
-            if gone is not None and await gone():
-                self._recorder.caller_left()
-                raise ClientGone
-            if loop.time() > give_up:
-                raise self._late()
-        ticket.future.result()
+    async def _wait(self, ticket: Ticket, gone: Gone | None, *, exact: bool) -> None:
+        """Wait for the ticket's texts; the sweep ends a wait that lasts too long, or for nobody."""
+        ticket.gone = gone
+        timer = None
+        if exact:  # a deadline that the caller set is not left to the next sweep
+            loop = asyncio.get_running_loop()
+            timer = loop.call_later(max(0.0, ticket.give_up - time.monotonic()), self._expire, ticket)
+        self._waiting.add(ticket)
+        try:
+            await ticket.future
+        finally:
+            self._waiting.discard(ticket)
+            if timer is not None:
+                timer.cancel()
 
-    def _late(self) -> Problem:
+    async def _sweep(self) -> None:
+        while True:
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = time.monotonic()
+            for ticket in list(self._waiting):
+                if now > ticket.give_up:
+                    self._expire(ticket)
+                elif await ticket.deserted(now - SWEEP_SECONDS) and ticket.fail(ClientGone()):
+                    self._recorder.caller_left()
+
+    def _expire(self, ticket: Ticket) -> None:
+        ticket.fail(self._late(ticket))
+
+    def _late(self, ticket: Ticket) -> Problem:
         self._recorder.refused("deadline")
-        return Problem(504, f"The request was not computed within {self.deadline_seconds:g} s.")
+        return Problem(504, f"The request was not computed within {ticket.allowed:g} s.")
 
-    def _leave(self, ticket: _Ticket) -> None:
+    def _leave(self, ticket: Ticket) -> None:
         """Take the request off the flights it still waits for; a flight that nobody waits for is skipped."""
         for flight in ticket.flights:
             flight.waiters = [waiter for waiter in flight.waiters if waiter[0] is not ticket]
@@ -234,41 +332,20 @@ class Embedder:
                 del self._flights[flight.key]
         ticket.flights = []
 
-    def _deliver(self, flights: Sequence[Flight], vectors: Sequence[NDArray[np.float32] | None]) -> None:
+    def _deliver(self, landed: Landed) -> None:
         """Take computed texts from the batcher: cache them and fill the rows of everyone who waits."""
-        for flight, vector in zip(flights, vectors, strict=True):
+        computed: list[tuple[bytes, Entry]] = []
+        for flight, vector in zip(landed.flights, landed.vectors, strict=True):
             if self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]
             if vector is not None:
                 # A copy: a view would keep the vectors of the whole batch in memory as long as one of them is cached.
-                self.cache.put(flight.key, Entry(vector.copy(), flight.tokens, flight.truncated))
+                entry = Entry(vector.copy(), flight.tokens, flight.truncated)
+                self.cache.put(flight.key, entry)
+                computed.append((flight.key, entry))
+            waited = landed.started - flight.since
             for ticket, position in flight.waiters:
-                _land(ticket, position, vector)
+                ticket.land(position, vector, waited, landed.seconds)
             flight.waiters = []
-
-
-def _fill(ticket: _Ticket, position: int, entry: Entry) -> None:
-    ticket.rows[position] = entry.vector
-    ticket.tokens += entry.tokens
-    ticket.truncated += entry.truncated
-
-
-def _join(ticket: _Ticket, flight: Flight, position: int) -> None:
-    flight.waiters.append((ticket, position))
-    ticket.flights.append(flight)
-    ticket.remaining += 1
-    ticket.tokens += flight.tokens
-    ticket.truncated += flight.truncated
-
-
-def _land(ticket: _Ticket, position: int, vector: NDArray[np.float32] | None) -> None:
-    ticket.remaining -= 1
-    if ticket.future.done():
-        return
-    if vector is None:
-        ticket.future.set_exception(EncodeFailed(position))
-        return
-    ticket.rows[position] = vector
-    if ticket.remaining == 0:
-        ticket.flights = []  # nothing to leave
-        ticket.future.set_result(None)
+        if self._shared is not None and computed:
+            self._shared.put_many(computed)

@@ -167,17 +167,18 @@ def problem_of(error: Exception) -> Problem | None:
             return _registry_problem(error)
 
 
-def input_problem(error: InputRefused, param: str = "input") -> Problem:
-    """The answer for one text that cannot be encoded; `param` is the field of the request that holds it."""
+def input_problem(error: InputRefused, param: str = "input", *, alone: bool = False) -> Problem:
+    """The answer for one text that cannot be encoded; `param` is the field of the request that holds it.
+
+    `alone` says that the field holds that one text and not a list.
+    """
+    where = param if alone else f"{param}[{error.index}]"
     if isinstance(error, TextTooLong):
         size = f"{error.tokens} tokens" if error.characters is None else f"{error.characters} characters"
-        message = (
-            f"{param}[{error.index}] has {size}; the limit is {error.limit} tokens. "
-            'Send "truncate": true to have it cut.'
-        )
+        message = f'{where} has {size}; the limit is {error.limit} tokens. Send "truncate": true to have it cut.'
         return Problem(400, message, code="context_length_exceeded", param=param)
     if isinstance(error, EmptyText):
-        return Problem(400, f"{param}[{error.index}] is empty.", code="empty_input", param=param)
+        return Problem(400, f"{where} is empty.", code="empty_input", param=param)
     return Problem(400, "The input was refused.", param=param)
 
 

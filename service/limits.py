@@ -1,9 +1,9 @@
 """What is refused before any route sees a request: bodies over the limit; pages and proxies while it is open."""
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 from urllib.parse import urlsplit
 
-from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.errors import Problem
@@ -12,8 +12,8 @@ from service.settings import is_loopback
 UPLOADS = "/admin/datasets/"
 
 # What proxies add to a request that they pass on.
-_PROXIED = frozenset({"forwarded", "via", "x-real-ip"})
-_PROXIED_PREFIX = "x-forwarded-"
+_PROXIED = frozenset({b"forwarded", b"via", b"x-real-ip"})
+_PROXIED_PREFIX = b"x-forwarded-"
 
 
 class BodyLimit:
@@ -65,29 +65,48 @@ class LocalOnly:
         self.allowed = frozenset(name.lower() for name in allowed)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self.is_open():
-            headers = Headers(scope=scope)
-            origin = headers.get("origin")
-            if any(name in _PROXIED or name.startswith(_PROXIED_PREFIX) for name in headers.keys()):  # noqa: SIM118
+        if scope["type"] == "http" and self.is_open() and (refusal := self._refusal(scope["headers"])) is not None:
+            await refusal.response()(scope, receive, send)
+            return
+        await self.app(scope, receive, send)
+
+    def _refusal(self, headers: Iterable[tuple[bytes, bytes]]) -> Problem | None:
+        host = origin = None
+        for name, value in headers:
+            if name in _PROXIED or name.startswith(_PROXIED_PREFIX):
                 message = (
                     "While no API key exists, requests that came through a proxy are refused. Make a key first: "
                     "driftline key create NAME --scope admin"
                 )
-                await Problem(403, message, code="proxied").response()(scope, receive, send)
-                return
-            if not self._local(headers.get("host", "")):
-                message = "While no API key exists, requests must name a loopback host (see allowed_hosts)."
-                await Problem(403, message, code="host_not_allowed").response()(scope, receive, send)
-                return
-            if origin is not None and not self._local(urlsplit(origin).netloc):
-                message = "While no API key exists, pages of other sites may not call this service."
-                await Problem(403, message, code="origin_not_allowed").response()(scope, receive, send)
-                return
-        await self.app(scope, receive, send)
+                return Problem(403, message, code="proxied")
+            if name == b"host" and host is None:
+                host = value
+            elif name == b"origin" and origin is None:
+                origin = value
+        if not self._local(host or b""):
+            message = "While no API key exists, requests must name a loopback host (see allowed_hosts)."
+            return Problem(403, message, code="host_not_allowed")
+        if origin is not None and not self._local(_netloc(origin)):
+            message = "While no API key exists, pages of other sites may not call this service."
+            return Problem(403, message, code="origin_not_allowed")
+        return None
 
-    def _local(self, netloc: str) -> bool:
-        try:
-            host = urlsplit(f"//{netloc}").hostname or ""
-        except ValueError:
-            return False
+    def _local(self, netloc: bytes) -> bool:
+        host = _host(netloc)
         return is_loopback(host) or host in self.allowed
+
+
+def _netloc(origin: bytes) -> bytes:
+    try:
+        return urlsplit(origin.decode("latin-1")).netloc.encode("latin-1")
+    except ValueError:
+        return b""
+
+
+@lru_cache(maxsize=64)  # a service is reached by few names, and looking one apart costs more than a cached embedding
+def _host(netloc: bytes) -> str:
+    """Host of `host:port`, in lower case; empty when there is none."""
+    try:
+        return urlsplit(f"//{netloc.decode('latin-1')}").hostname or ""
+    except ValueError:
+        return ""

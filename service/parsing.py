@@ -9,12 +9,16 @@ from typing import Any
 import orjson
 
 from service.errors import Problem, invalid
+from service.prompts import PromptChoice, prompt_choice
 
 TOKEN_ARRAYS = (
     "holds token ids. This server takes text only, because ids of another tokenizer would give meaningless vectors. "
     "With LangChain's OpenAIEmbeddings set check_embedding_ctx_length=False; with other clients turn client-side "
     "tokenising off."
 )
+
+UNIT_LENGTH = "cannot be false: vectors are always of unit length"
+CUTS_THE_END = "cannot cut the beginning of a text off: only its end can be cut"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +30,7 @@ class EmbeddingRequest:
     base64: bool
     dimensions: int | None
     truncate: bool | None
+    prompt: PromptChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +42,7 @@ class SimilarityRequest:
     b: list[str]
     matrix: bool
     truncate: bool | None
+    prompt: PromptChoice
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,30 +53,38 @@ class NeighborsRequest:
     texts: list[str]
     k: int
     truncate: bool | None
+    prompt: PromptChoice
 
 
 def embedding_request(body: bytes, max_inputs: int) -> EmbeddingRequest:
-    """Read POST /v1/embeddings; unknown fields are ignored, as OpenAI's clients add their own.
+    """Read POST /v1/embeddings, with what Jina's, Voyage's and NVIDIA's clients add to OpenAI's fields.
+
+    Unknown fields are ignored, as clients add their own; known ones that would change the vectors are not.
 
     Raises:
         Problem: 400, 413 or 422.
     """
-    value = _object(body)
+    value = body_object(body)
     encoding = value.get("encoding_format")
     if encoding not in (None, "float", "base64"):
         raise invalid("encoding_format", 'must be "float" or "base64"')
     user = value.get("user")
     if user is not None and not isinstance(user, str):
         raise invalid("user", "must be a string")
-    dimensions = value.get("dimensions")
-    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
-        raise invalid("dimensions", "must be an integer of at least 1")
+    if encoding is None and "embedding_type" in value:
+        encoding = _embedding_type(value["embedding_type"])
+    if value.get("normalized") is False:
+        raise invalid("normalized", UNIT_LENGTH)
+    if value.get("late_chunking"):
+        raise invalid("late_chunking", "is not supported: each text is embedded by itself")
+    dimensions = dimensions_of(value)
     return EmbeddingRequest(
         model=_model(value),
-        texts=_texts(value, "input", max_inputs),
+        texts=texts_of(value, "input", max_inputs),
         base64=encoding == "base64",
-        dimensions=dimensions,
-        truncate=_truncate(value),
+        dimensions=dimensions_of(value, "output_dimension") if dimensions is None else dimensions,
+        truncate=truncate_of(value),
+        prompt=prompt_choice(value),
     )
 
 
@@ -80,17 +94,17 @@ def similarity_request(body: bytes, max_inputs: int) -> SimilarityRequest:
     Raises:
         Problem: 400, 413 or 422, also when pairs are asked for and the lists differ in length.
     """
-    value = _object(body)
+    value = body_object(body)
     mode = value.get("mode", "pairs")
     if mode not in ("pairs", "matrix"):
         raise invalid("mode", 'must be "pairs" or "matrix"')
     model = _model(value)
-    a, b = (_texts(value, name, max_inputs) for name in ("a", "b"))
+    a, b = (texts_of(value, name, max_inputs) for name in ("a", "b"))
     if len(a) + len(b) > max_inputs:
-        raise _too_many("a and b together", len(a) + len(b), max_inputs)
+        raise too_many("a and b together", len(a) + len(b), max_inputs)
     if mode == "pairs" and len(a) != len(b):
         raise invalid("b", f'has {len(b)} texts and a has {len(a)}: mode "pairs" needs as many')
-    return SimilarityRequest(model, a, b, mode == "matrix", _truncate(value))
+    return SimilarityRequest(model, a, b, mode == "matrix", truncate_of(value), prompt_choice(value))
 
 
 def neighbors_request(body: bytes, max_inputs: int, max_k: int, max_neighbors: int) -> NeighborsRequest:
@@ -99,18 +113,24 @@ def neighbors_request(body: bytes, max_inputs: int, max_k: int, max_neighbors: i
     Raises:
         Problem: 400, 413 or 422.
     """
-    value = _object(body)
+    value = body_object(body)
     k = value.get("k", 10)
     if type(k) is not int or not 1 <= k <= max_k:
         raise invalid("k", f"must be an integer from 1 to {max_k}")
-    asked = NeighborsRequest(_model(value), _texts(value, "input", max_inputs), k, _truncate(value))
+    texts = texts_of(value, "input", max_inputs)
+    asked = NeighborsRequest(_model(value), texts, k, truncate_of(value), prompt_choice(value))
     if len(asked.texts) * k > max_neighbors:
         message = f"{len(asked.texts)} texts times k {k} is {len(asked.texts) * k} neighbours; the limit is "
         raise Problem(413, f"{message}{max_neighbors} in one request.", code="too_many_neighbors", param="k")
     return asked
 
 
-def _object(body: bytes) -> dict[str, Any]:
+def body_object(body: bytes) -> dict[str, Any]:
+    """The JSON object a body holds.
+
+    Raises:
+        Problem: 400 when it is something else.
+    """
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -125,21 +145,40 @@ def _object(body: bytes) -> dict[str, Any]:
     return value
 
 
-def _model(value: dict[str, Any]) -> str:
-    model = value.get("model")
-    if not isinstance(model, str) or not model:
-        raise invalid("model", "is required and must be a string")
-    return model
+def truncate_of(value: dict[str, Any]) -> bool | None:
+    """The `truncate` of a body: true, false or absent, or Cohere's "END" and "NONE".
 
-
-def _truncate(value: dict[str, Any]) -> bool | None:
+    Raises:
+        Problem: 422 for anything else.
+    """
     truncate = value.get("truncate")
-    if truncate is not None and not isinstance(truncate, bool):
-        raise invalid("truncate", "must be true or false")
-    return truncate
+    if truncate is None or isinstance(truncate, bool):
+        return truncate
+    if truncate in ("END", "NONE"):
+        return bool(truncate == "END")
+    if truncate == "START":
+        raise invalid("truncate", CUTS_THE_END)
+    raise invalid("truncate", "must be true or false")
 
 
-def _texts(value: dict[str, Any], name: str, max_inputs: int) -> list[str]:
+def dimensions_of(value: dict[str, Any], name: str = "dimensions") -> int | None:
+    """The number of dimensions asked for, None for all.
+
+    Raises:
+        Problem: 422 when it is not a positive integer.
+    """
+    dimensions = value.get(name)
+    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+        raise invalid(name, "must be an integer of at least 1")
+    return dimensions
+
+
+def texts_of(value: dict[str, Any], name: str, max_inputs: int) -> list[str]:
+    """The texts of a field: one string or a list; each may also be Jina's and Cohere's `{"text": "..."}`.
+
+    Raises:
+        Problem: 400 for no text or an empty one, 413 for too many, 422 for what is not text.
+    """
     texts = value.get(name)
     if isinstance(texts, str):
         texts = [texts]
@@ -150,21 +189,40 @@ def _texts(value: dict[str, Any], name: str, max_inputs: int) -> list[str]:
     if not texts:
         raise Problem(400, f"{name} is an empty list.", code="empty_input", param=name)
     if len(texts) > max_inputs and not _is_token(texts[0]):
-        raise _too_many(name, len(texts), max_inputs)
+        raise too_many(name, len(texts), max_inputs)
     for index, text in enumerate(texts):
         if type(text) is not str:
             if _is_token(text) or (isinstance(text, list) and all(map(_is_token, text))):
                 raise Problem(422, f"{name} {TOKEN_ARRAYS}", code="token_arrays_refused", param=name)
-            raise invalid(name, f"must hold strings only; {name}[{index}] is not one")
+            text = text.get("text") if isinstance(text, dict) else None
+            if type(text) is not str:
+                raise invalid(name, f"must hold strings only; {name}[{index}] is not one")
+            texts[index] = text
         if not text or text.isspace():
             raise Problem(400, f"{name}[{index}] is empty.", code="empty_input", param=name)
     return texts
 
 
-def _is_token(value: Any) -> bool:
-    return type(value) is int
-
-
-def _too_many(name: str, count: int, limit: int) -> Problem:
+def too_many(name: str, count: int, limit: int) -> Problem:
+    """413 for more texts than one request may have."""
     message = f"{name} has {count} texts; the limit is {limit} in one request."
     return Problem(413, message, code="too_many_inputs", param=name)
+
+
+def _model(value: dict[str, Any]) -> str:
+    model = value.get("model")
+    if not isinstance(model, str) or not model:
+        raise invalid("model", "is required and must be a string")
+    return model
+
+
+def _embedding_type(asked: Any) -> str:
+    """Jina's name for the encoding, one or a list of one."""
+    one = asked[0] if isinstance(asked, list) and len(asked) == 1 else asked
+    if one not in (None, "float", "base64"):
+        raise invalid("embedding_type", 'must be "float" or "base64"')
+    return one or "float"
+
+
+def _is_token(value: Any) -> bool:
+    return type(value) is int

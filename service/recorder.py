@@ -1,4 +1,5 @@
-"""Writes what serving does into the instruments of monitoring.metrics, cheaply: label look-ups are done once."""
+"""Writes what serving does into the instruments of monitoring.metrics, cheaply: what every request counts is summed up
+here and handed over at a scrape."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,9 +15,10 @@ class ServingRecorder:
 
     def __init__(self, metrics: Metrics) -> None:
         self.metrics = metrics
-        self._requests: dict[tuple[str, str, int], Any] = {}
+        self.in_flight = 0
+        self._requests: dict[tuple[str, str, int], int] = {}
         self._seconds: dict[str, Any] = {}
-        self._models: dict[str, tuple[Any, Any]] = {}
+        self._models: dict[str, list[int]] = {}
         self._cache_seen = [0, 0, 0]
 
     def batch(self, *, texts: int, tokens: int, padded: int, seconds: float, waited: float) -> None:
@@ -47,25 +49,33 @@ class ServingRecorder:
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
         """A request was answered."""
         key = (route, method, status)
-        counter = self._requests.get(key)
-        if counter is None:
-            counter = self._requests[key] = self.metrics.requests.labels(route, method, str(status))
+        self._requests[key] = self._requests.get(key, 0) + 1
         histogram = self._seconds.get(route)
         if histogram is None:
             histogram = self._seconds[route] = self.metrics.request_seconds.labels(route)
-        counter.inc()
         histogram.observe(seconds)
 
     def texts(self, model: str, texts: int, tokens: int, truncated: int) -> None:
         """Texts were embedded for a caller; `model` is a served name, so their number is bounded by the registry."""
-        counters = self._models.get(model)
-        if counters is None:
-            counters = self._models[model] = (self.metrics.texts.labels(model), self.metrics.tokens.labels(model))
-        counters[0].inc(texts)
-        counters[1].inc(tokens)
+        counts = self._models.get(model)
+        if counts is None:
+            counts = self._models[model] = [0, 0]
+        counts[0] += texts
+        counts[1] += tokens
         self.metrics.request_texts.observe(texts)
         if truncated:
             self.metrics.truncated_texts.inc(truncated)
+
+    def flush(self) -> None:
+        """Hand what was counted on the hot path to the instruments; called at a scrape."""
+        for (route, method, status), count in self._requests.items():
+            self.metrics.requests.labels(route, method, str(status)).inc(count)
+        for model, (texts, tokens) in self._models.items():
+            self.metrics.texts.labels(model).inc(texts)
+            self.metrics.tokens.labels(model).inc(tokens)
+        self._requests.clear()
+        self._models.clear()
+        self.metrics.requests_in_flight.set(self.in_flight)
 
     def catalog(self, before: "Snapshot", now: "Snapshot", version: str) -> None:
         """What is served changed."""
@@ -78,8 +88,8 @@ class ServingRecorder:
             self.metrics.jobs.labels(state).set(now.jobs.get(state, 0))
         for name, view in now.adapters.items():
             old = before.adapters.get(name)
-            was = old.live.record.digest if old is not None and old.live is not None else None
-            live = view.live.record if view.live is not None else None
+            was = old.serving.digest if old is not None and old.serving is not None else None
+            live = view.serving
             if live is not None and live.digest != was:
                 self.metrics.live_version_info.remove_by_labels({"adapter": name})
                 self.metrics.live_version_info.labels(name, str(live.number), live.digest).set(1)

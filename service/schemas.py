@@ -85,7 +85,19 @@ _TEXTS = {
     "description": "One text or a list of texts. Token ids are refused.",
 }
 _MODEL = {"type": "string", "description": "A backbone, an adapter (its live version), or adapter@version."}
-_TRUNCATE = {"type": "boolean", "description": "Cut texts over the limit instead of refusing the request."}
+_TRUNCATE = {
+    "oneOf": [{"type": "boolean"}, {"enum": ["END", "NONE"]}],
+    "description": "Cut texts over the limit instead of refusing the request; Cohere's END is true and NONE false.",
+}
+_PROMPT = {
+    "prompt_name": {"type": "string", "description": "Prompt of the backbone, by name, put in front of each text."},
+    "input_type": {
+        "type": "string",
+        "description": "What the texts are for (query, document, search_query, ...): the backbone's prompt for that, "
+        "where it has one.",
+    },
+    "task": {"type": "string", "description": "Jina's name of input_type: retrieval.query, retrieval.passage, ..."},
+}
 _USAGE = {
     "type": "object",
     "properties": {
@@ -102,10 +114,12 @@ _VERSION_HEADER = {
 }
 
 
-def _document(properties: dict[str, Any], required: list[str], answer: dict[str, Any]) -> dict[str, Any]:
-    body = {"type": "object", "properties": properties, "required": required}
+def _document(
+    properties: dict[str, Any], required: list[str], answer: dict[str, Any], example: dict[str, Any]
+) -> dict[str, Any]:
+    body = {"type": "object", "properties": {**properties, **_PROMPT}, "required": required}
     return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": body}}},
+        "requestBody": {"required": True, "content": {"application/json": {"schema": body, "example": example}}},
         "responses": {
             "200": {
                 "description": "Computed",
@@ -124,6 +138,8 @@ EMBEDDINGS = _document(
         "dimensions": {"type": "integer", "minimum": 1, "description": "Cut to these and scale to unit length."},
         "truncate": _TRUNCATE,
         "user": {"type": "string"},
+        "embedding_type": {"enum": ["float", "base64"], "description": "Jina's name of encoding_format."},
+        "output_dimension": {"type": "integer", "minimum": 1, "description": "Voyage's name of dimensions."},
     },
     ["model", "input"],
     {
@@ -147,6 +163,7 @@ EMBEDDINGS = _document(
         "model": {"type": "string"},
         "usage": _USAGE,
     },
+    {"model": "support", "input": ["My card was declined."]},
 )
 
 SIMILARITY = _document(
@@ -167,6 +184,7 @@ SIMILARITY = _document(
         "model": {"type": "string"},
         "usage": _USAGE,
     },
+    {"model": "support", "a": ["My card was declined."], "b": ["Why was my payment refused?"]},
 )
 
 NEIGHBORS = _document(
@@ -205,4 +223,5 @@ NEIGHBORS = _document(
         "model": {"type": "string"},
         "usage": _USAGE,
     },
+    {"model": "support", "input": ["My card was declined."], "k": 3},
 )

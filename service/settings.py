@@ -1,10 +1,12 @@
 """Every setting of the service: one frozen object, read from DRIFTLINE_* variables and built once at start."""
 
 import ipaddress
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import Field
+from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry.home import Home
@@ -15,7 +17,7 @@ MIB = 1024 * 1024
 class Settings(BaseSettings):
     """Settings of `driftline serve`; each field is also an environment variable `DRIFTLINE_<FIELD>`."""
 
-    model_config = SettingsConfigDict(env_prefix="DRIFTLINE_", frozen=True, extra="ignore")
+    model_config = SettingsConfigDict(env_prefix="DRIFTLINE_", frozen=True, extra="ignore", hide_input_in_errors=True)
 
     host: str = Field("127.0.0.1", description="Address to listen on. Beyond loopback an API key must exist.")
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
@@ -33,16 +35,51 @@ class Settings(BaseSettings):
         1024, ge=1, description="Padded tokens in one batch of the runtime; a GPU wants 8192 or more."
     )
     queue_tokens: int = Field(300_000, ge=1, description="Tokens that may wait; beyond it callers get 429.")
+    queue_seconds: float = Field(
+        1.0, gt=0, description="Longest wait, at the measured rate, that a request is let in to; else it gets 429."
+    )
     cache_bytes: int = Field(256 * MIB, ge=0, description="Memory of the cache of base vectors; 0 turns it off.")
-    pinned_versions: int = Field(16, ge=1, description="Versions beside the live ones whose heads stay loaded.")
+    cache_url: SecretStr | None = Field(
+        None,
+        description="Valkey or Redis server that several services share vectors through: redis://, rediss:// (TLS) or "
+        "unix://, with user and password if it wants them; needs the extra `redis`. Requests go on without it when it "
+        "is slow or away. Give it a memory limit and an eviction policy such as allkeys-lru.",
+    )
+    cache_ttl_seconds: int = Field(7 * 86_400, ge=1, description="How long a vector stays in the shared server.")
+    cache_timeout_ms: int = Field(
+        30, ge=1, le=1000, description="Most milliseconds one read of the shared server may take."
+    )
+    cache_salt: SecretStr | None = Field(
+        None,
+        min_length=16,
+        description="Secret that the keys and values in the shared server are made with, the same for all services "
+        "that share it: others who reach the server can then neither look texts up nor plant vectors. Set it wherever "
+        "the server is not yours alone.",
+    )
+    resident_adapters: int = Field(
+        512, ge=1, description="Adapters whose live version stays in memory; the least recently used goes first."
+    )
+    pinned_versions: int = Field(16, ge=1, description="Versions beside the live ones that stay loaded.")
 
     truncate: bool = Field(False, description="Cut over-long texts when a request does not say; else refuse them.")
+    default_prompt_name: str | None = Field(
+        None, description="Prompt of the backbone, by name, for requests that name none; no prompt by default."
+    )
+    tei_model: str | None = Field(
+        None,
+        description="Model of the routes whose clients name none (those of Text Embeddings Inference, rerank); the "
+        "default backbone unless set.",
+    )
     max_inputs: int = Field(2048, ge=1, description="Texts in one request.")
     max_neighbors: int = Field(20_000, ge=1, description="Texts times k of one /v1/neighbors request.")
     max_request_tokens: int = Field(300_000, ge=1, description="Tokens of one request, all texts together.")
     max_body_bytes: int = Field(8 * MIB, ge=1, description="Body of a request, dataset uploads excepted.")
     max_upload_bytes: int = Field(128 * MIB, ge=1, description="Body of a dataset upload.")
     request_seconds: float = Field(60.0, gt=0, description="Deadline of an embedding request; 504 after it.")
+
+    stuck_seconds: float = Field(
+        30.0, gt=0, description="A run of the model that takes longer than this turns /healthz to 503."
+    )
 
     poll_seconds: float = Field(0.5, gt=0, description="How often the registry is asked for changes.")
     drift_window: int = Field(256, ge=32, description="Vectors that are evidence in one drift reading.")
@@ -63,6 +100,20 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level of log lines.")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal.")
 
+    @field_validator("cache_url")
+    @classmethod
+    def _reachable(cls, url: SecretStr | None) -> SecretStr | None:
+        if url is None:
+            return None
+        try:
+            parts = urlsplit(url.get_secret_value())
+            usable = parts.scheme in {"redis", "rediss"} and bool(parts.hostname) and (parts.port or 6379) > 0
+        except ValueError:  # of a port that is none; its message would show it
+            usable = False
+        if not usable and not (parts.scheme == "unix" and parts.path):
+            raise ValueError("must look like redis://USER:PASSWORD@HOST:PORT/DATABASE, rediss://… or unix://PATH")
+        return url
+
     @property
     def loopback(self) -> bool:
         """Whether the service is bound where only this machine reaches it."""
@@ -73,6 +124,7 @@ class Settings(BaseSettings):
         return Home.at(self.data_dir, self.database_url)
 
 
+@lru_cache(maxsize=64)
 def is_loopback(host: str) -> bool:
     """Whether a host name or address (with or without brackets) is this machine's loopback."""
     bare = host.strip("[]").lower()

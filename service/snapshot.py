@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from encoder.adapters import Head
 from encoder.encoder import Encoder
+from encoder.lora import Lora
 from monitoring.reference import Reference
 from registry.backbones import Backbone
 from registry.versions import Adapter, Version
@@ -29,24 +30,48 @@ class LoadedBackbone:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LoadedVersion:
-    """A version whose head reproduced its probes, with the reference its traffic is held against.
+    """A version whose adapter reproduced its probes, with the reference its traffic is held against.
 
-    Only live versions carry their reference: it is many times larger than the head.
+    Only live versions carry their reference: it is many times larger than the adapter.
     """
 
     record: Version
-    head: Head
+    adapter: Head | Lora
     reference: Reference | None
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterView:
-    """An adapter with all its versions; `fault` says why its live version is not the one serving, if so."""
+    """An adapter with all its versions.
+
+    Attributes:
+        live: Its live version, loaded.
+        fault: Why its live version is not the one serving, if so.
+        asleep: It has a live version that is not in memory; the first request for it loads it.
+    """
 
     record: Adapter
     versions: tuple[Version, ...]
     live: LoadedVersion | None
     fault: str | None = None
+    asleep: bool = False
+
+    def version(self, number: int | None) -> Version | None:
+        """The record of the version with this number."""
+        return next((v for v in self.versions if v.number == number), None)
+
+    @property
+    def live_digest(self) -> str | None:
+        """Digest of the version that the registry says is live."""
+        record = self.version(self.record.live)
+        return record.digest if record is not None else None
+
+    @property
+    def serving(self) -> Version | None:
+        """The record of the version that answers for the adapter's name, or would once it is loaded."""
+        if self.live is not None:
+            return self.live.record
+        return self.version(self.record.live) if self.asleep else None
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -67,7 +92,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Target:
-    """What answers one request: a backbone, and the one version whose head is applied, if any."""
+    """What answers one request: a backbone, and the one version whose adapter is applied, if any."""
 
     backbone: LoadedBackbone
     version: LoadedVersion | None
@@ -82,10 +107,17 @@ class Target:
         """The adapter's or backbone's name without a version: a bounded label."""
         return self.backbone.record.name if self.version is None else self.version.record.adapter
 
-    async def apply(self, base: NDArray[np.float32], pool: Pool) -> NDArray[np.float32]:
-        """The vectors of this target from base vectors (n, d); many are computed in a thread of `pool`."""
-        if self.version is None:
-            return base
-        if len(base) <= INLINE_ROWS:
-            return self.version.head.apply(base)
-        return await pool(self.version.head.apply, base)
+    @property
+    def lora(self) -> Lora | None:
+        """The adapter inside the backbone, if the version is one."""
+        adapter = self.version.adapter if self.version is not None else None
+        return adapter if isinstance(adapter, Lora) else None
+
+    async def apply(self, computed: NDArray[np.float32], pool: Pool) -> NDArray[np.float32]:
+        """The vectors of this target from what the backbone computed (n, d); many are mapped in a thread of `pool`."""
+        head = self.version.adapter if self.version is not None else None
+        if not isinstance(head, Head):
+            return computed
+        if len(computed) <= INLINE_ROWS:
+            return head.apply(computed)
+        return await pool(head.apply, computed)

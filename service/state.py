@@ -48,7 +48,7 @@ class Service:
                 raise
             await self.catalog.catch_up()
             found = self.catalog.resolve(model)
-        return found or await self.catalog.pin(model)
+        return found or await self.catalog.load(model)
 
     async def blocking(self, work: Callable[[], T]) -> T:
         """Run a read or write of the registry in a thread."""

@@ -19,6 +19,7 @@ class Pool:
     """A few threads for one kind of work; called on the event loop."""
 
     def __init__(self, name: str, workers: int) -> None:
+        self.workers = workers
         self._executor = ThreadPoolExecutor(workers, thread_name_prefix=f"driftline-{name}")
 
     async def __call__(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:

@@ -87,7 +87,8 @@ def _view(service: Service, view: AdapterView, *, full: bool = False) -> dict[st
     answer: dict[str, Any] = {
         "name": view.record.name,
         "backbone": backbone.record.name if backbone is not None else None,
-        "live": view.live.record.name if view.live is not None else None,
+        "live": view.serving.name if view.serving is not None else None,
+        "loaded": view.live is not None,
         "fault": view.fault,
         "created_at": view.record.created_at,
         "versions": len(view.versions),

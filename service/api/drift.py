@@ -37,7 +37,7 @@ async def drift(adapter: str, service: Running, caller: MayRead, history: int = 
 @router.post("/{adapter}/acknowledge", summary="Release the alarm", responses=problems(409))
 async def acknowledge(adapter: str, service: Running, caller: MayTrain) -> Response:
     """The alarm is seen: it is released, and may be raised again by a later window."""
-    _live(service, adapter)
+    await _live(service, adapter)
     released = await _answer(service.watch.acknowledge(adapter, caller.name))
     return serialise.answer({"released": released, **await _view(service, adapter, 1)})
 
@@ -51,15 +51,17 @@ async def _answer(future: "Future[T]") -> T:
         raise Problem(503, message, code="monitor_busy") from None
 
 
-def _live(service: Service, adapter: str) -> LoadedVersion | None:
+async def _live(service: Service, adapter: str) -> LoadedVersion | None:
     view = service.catalog.snapshot.adapters.get(adapter)
     if view is None:
         raise NotFound("adapter", adapter)
+    if view.asleep:  # its monitor sleeps with it
+        return (await service.catalog.load(adapter)).version
     return view.live
 
 
 async def _view(service: Service, adapter: str, limit: int) -> dict[str, Any]:
-    live = _live(service, adapter)
+    live = await _live(service, adapter)
     if live is None or live.reference is None:
         state = "no_live_version" if live is None else "no_reference"
         return {"adapter": adapter, "version": live.record.name if live else None, "state": state}

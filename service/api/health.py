@@ -1,6 +1,6 @@
 """GET /healthz, /readyz and /metrics: open to probes and scrapers, and about the thing itself.
 
-Live means that this event loop turns, every runtime thread did so lately, and the drift monitors' thread runs: nothing
+Live means that this event loop turns, no run of the model hangs, and the drift monitors' thread runs: nothing
 outside the process counts, since a restart would not mend it. Ready means that the model reproduces its probes and no
 stop is under way; a database that is away does not make a service unready that serves from memory.
 """
@@ -20,8 +20,6 @@ from service.state import Running, Service
 
 router = APIRouter(tags=["operations"])
 
-# A batch of long texts takes seconds on a slow machine; a thread that is silent for this long is stuck.
-PATIENCE_SECONDS = 60.0
 # The probes cost one small run of the model: not on every call of an eager prober.
 PROBE_SECONDS = 5.0
 MIN_COSINE = 0.999
@@ -39,10 +37,10 @@ class Probe:
 
 @router.get("/healthz", summary="Is the process alive", responses=problems(503))
 async def healthz(service: Running) -> Response:
-    """200 while the event loop turns, the runtime threads beat and the drift monitors' thread runs."""
+    """200 while the event loop turns, no run of the model hangs and the drift monitors' thread runs."""
     for backbone in service.catalog.snapshot.backbones.values():
-        if not backbone.embedder.batcher.alive(PATIENCE_SECONDS):
-            raise Problem(503, "The runtime thread does not turn.", code="runtime_stuck")
+        if not backbone.embedder.batcher.alive(service.settings.stuck_seconds):
+            raise Problem(503, "The runtime does not answer.", code="runtime_stuck")
     if not service.watch.alive:
         raise Problem(503, "The thread of the drift monitors has ended.", code="monitor_ended")
     return serialise.answer({"status": "alive"})
@@ -89,6 +87,7 @@ async def metrics(service: Running) -> Response:
 
 def _refresh(service: Service) -> None:
     """Bring the gauges that are read rather than counted up to date."""
+    service.recorder.flush()
     service.recorder.cache(service.cache)
     waiting = sum(b.embedder.batcher.waiting_tokens for b in service.catalog.snapshot.backbones.values())
     service.metrics.queue_tokens.set(waiting)

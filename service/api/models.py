@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 
 from service import serialise
+from service.api import tei
 from service.auth import MayLook
 from service.errors import unknown_model
 from service.schemas import problems
@@ -43,10 +44,15 @@ async def info(service: Running, caller: MayLook) -> Response:
     return serialise.answer(
         {
             "name": "driftline",
+            **tei.info(service),
             "version": VERSION,
             "backbones": [_backbone(b) for b in snapshot.backbones.values()],
             "adapters": {
-                name: {"live": view.live.record.name if view.live else None, "fault": view.fault}
+                name: {
+                    "live": view.serving.name if view.serving else None,
+                    "loaded": view.live is not None,
+                    "fault": view.fault,
+                }
                 for name, view in snapshot.adapters.items()
             },
             "limits": {
@@ -113,8 +119,8 @@ def _adapter(view: AdapterView, snapshot: Snapshot) -> list[dict[str, Any]]:
     backbone = snapshot.backbone_of(view.record.backbone)
     parent = backbone.record.name if backbone is not None else None
     entries = []
-    if view.live is not None:
-        live = view.live.record
+    live = view.serving
+    if live is not None:
         entries.append(
             _entry(view.record.name, view.record.created_at, parent, kind="adapter", digest=live.digest, live=live.name)
         )

@@ -10,49 +10,26 @@ from typing import Any
 
 import numpy as np
 from fastapi import APIRouter
-from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoder.errors import InputRefused
 from service import schemas, serialise
+from service.answer import VectorAnswer
 from service.auth import MayEmbed, embed_access
-from service.embedder import Embedded
+from service.compute import Computed, compute
 from service.errors import Problem, input_problem, invalid
 from service.parsing import embedding_request, neighbors_request, similarity_request
+from service.prompts import prompted
 from service.schemas import problems
-from service.snapshot import Target
-from service.state import Running, Service, service_of
+from service.state import Running, service_of
 
 router = APIRouter(prefix="/v1", tags=["vectors"], responses=problems(400, 401, 403, 404, 413, 422, 429, 503, 504))
 
 MAX_K = 100
 # Answers of up to this many numbers are written in place (about 1 ms); larger ones in a thread.
 INLINE_NUMBERS = 20_000
-
-
-@dataclass(frozen=True, slots=True)
-class _Computed:
-    """Vectors (n, d) of a target, with what the base vectors cost."""
-
-    vectors: NDArray[np.float32]
-    base: Embedded
-
-
-class _Answer(Response):
-    """A JSON answer that hands its vectors to the drift monitor once it has been sent."""
-
-    def __init__(self, service: Service, target: Target, body: bytes, observed: NDArray[np.float32]) -> None:
-        super().__init__(body, headers={"x-driftline-version": target.name}, media_type=serialise.JSON)
-        self._service = service
-        self._target = target
-        self._observed = observed
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await super().__call__(scope, receive, send)
-        if self._target.version is not None:
-            self._service.watch.offer(self._target.version, self._observed)
 
 
 @router.post("/embeddings", openapi_extra=schemas.EMBEDDINGS, summary="Embed texts")
@@ -63,7 +40,8 @@ async def embeddings(request: Request, service: Running, caller: MayEmbed) -> Re
     native = target.backbone.record.dimension
     if asked.dimensions is not None and asked.dimensions > native:
         raise invalid("dimensions", f"is {asked.dimensions}; this model has {native}")
-    computed = await _compute(service, request, target, asked.texts, asked.truncate)
+    texts = prompted(service.settings, target, asked.prompt, asked.texts)
+    computed = await compute(service, request, target, texts, asked.truncate)
     vectors = computed.vectors
 
     def write() -> bytes:
@@ -71,13 +49,13 @@ async def embeddings(request: Request, service: Running, caller: MayEmbed) -> Re
         return serialise.embeddings(
             serialise.shorten(vectors, asked.dimensions) if cut and asked.dimensions else vectors,
             model=target.name,
-            tokens=computed.base.tokens,
-            truncated=computed.base.truncated,
+            tokens=computed.cost.tokens,
+            truncated=computed.cost.truncated,
             base64=asked.base64,
         )
 
     body = write() if vectors.size <= INLINE_NUMBERS else await service.threads.encode(write)
-    return _Answer(service, target, body, computed.vectors)
+    return VectorAnswer(service, computed, body)
 
 
 class HotPath:
@@ -116,8 +94,9 @@ async def similarity(request: Request, service: Running, caller: MayEmbed) -> Re
     """Cosine scores of pairs, or of every text of `a` with every text of `b`."""
     asked = similarity_request(await request.body(), service.settings.max_inputs)
     target = await service.resolve(asked.model)
+    texts = prompted(service.settings, target, asked.prompt, [*asked.a, *asked.b])
     try:
-        computed = await _compute(service, request, target, [*asked.a, *asked.b], asked.truncate)
+        computed = await compute(service, request, target, texts, asked.truncate)
     except InputRefused as error:
         in_b = error.index >= len(asked.a)
         error.index -= len(asked.a) if in_b else 0
@@ -126,11 +105,11 @@ async def similarity(request: Request, service: Running, caller: MayEmbed) -> Re
 
     def write() -> bytes:
         scores = np.clip(a @ b.T if asked.matrix else np.einsum("ij,ij->i", a, b), -1.0, 1.0)
-        return _body(target, computed.base, {"scores": serialise.rows(scores) if asked.matrix else scores})
+        return _body(computed, {"scores": serialise.rows(scores) if asked.matrix else scores})
 
     small = not asked.matrix or len(a) * len(b) <= INLINE_NUMBERS
     body = write() if small else await service.threads.encode(write)
-    return _Answer(service, target, body, computed.vectors)
+    return VectorAnswer(service, computed, body)
 
 
 @router.post("/neighbors", openapi_extra=schemas.NEIGHBORS, summary="Nearest reference items")
@@ -143,7 +122,8 @@ async def neighbors(request: Request, service: Running, caller: MayEmbed) -> Res
     if reference is None:
         message = "This model has no reference; ask for an adapter that has one."
         raise Problem(422, message, code="no_reference", param="model")
-    computed = await _compute(service, request, target, asked.texts, asked.truncate)
+    texts = prompted(service.settings, target, asked.prompt, asked.texts)
+    computed = await compute(service, request, target, texts, asked.truncate)
 
     def search() -> bytes:
         scores, items = reference.neighbors(computed.vectors, asked.k)
@@ -160,23 +140,12 @@ async def neighbors(request: Request, service: Running, caller: MayEmbed) -> Res
             }
             for index in range(len(asked.texts))
         )
-        return _body(target, computed.base, {"data": serialise.rows(found)})
+        return _body(computed, {"data": serialise.rows(found)})
 
     body = await service.threads.encode(search)
-    return _Answer(service, target, body, computed.vectors)
+    return VectorAnswer(service, computed, body)
 
 
-async def _compute(
-    service: Service, request: Request, target: Target, texts: list[str], truncate: bool | None
-) -> _Computed:
-    base = await target.backbone.embedder.embed(
-        texts, truncate=service.settings.truncate if truncate is None else truncate, gone=request.is_disconnected
-    )
-    vectors = await target.apply(base.vectors, service.threads.encode)
-    service.recorder.texts(target.family, len(texts), base.tokens, base.truncated)
-    return _Computed(vectors, base)
-
-
-def _body(target: Target, base: Embedded, answer: Mapping[str, Any]) -> bytes:
-    usage = serialise.usage(base.tokens, base.truncated)
-    return serialise.dump({"object": "list", **answer, "model": target.name, "usage": usage})
+def _body(computed: Computed, answer: Mapping[str, Any]) -> bytes:
+    usage = serialise.usage(computed.cost.tokens, computed.cost.truncated)
+    return serialise.dump({"object": "list", **answer, "model": computed.target.name, "usage": usage})

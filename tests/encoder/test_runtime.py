@@ -9,6 +9,7 @@ from onnx import TensorProto, helper
 from encoder import runtime
 from encoder.errors import EncoderError, NoProvider
 from encoder.runtime import Precision, Provider, candidates, choose, open_session
+from encoder.runtime import openvino as plugin
 
 
 def small_model(operator="Cast"):
@@ -79,9 +80,9 @@ def test_what_is_not_here_or_unknown_is_named():
 
 
 def test_a_provider_that_fails_to_load_is_reported_and_another_serves(monkeypatch):
-    broken = runtime._OpenVino()
+    broken = plugin.OpenVino()
     monkeypatch.setattr(broken, "_library", lambda: "/nonexistent/plugin.so")
-    monkeypatch.setattr(runtime, "_openvino", broken)
+    monkeypatch.setattr(plugin, "openvino", broken)
     session, measured = choose(small_model(), FEEDS, EXPECTED)
     assert session.provider is Provider.CPU
     failed = [m for m in measured if m.provider is Provider.OPENVINO]
@@ -92,9 +93,9 @@ def test_a_provider_that_fails_to_load_is_reported_and_another_serves(monkeypatc
 
 
 def test_without_the_plugin_it_is_no_candidate(monkeypatch):
-    absent = runtime._OpenVino()
+    absent = plugin.OpenVino()
     monkeypatch.setattr(absent, "_library", lambda: None)
-    monkeypatch.setattr(runtime, "_openvino", absent)
+    monkeypatch.setattr(plugin, "openvino", absent)
     assert all(provider is not Provider.OPENVINO for provider, _ in candidates())
     with pytest.raises(NoProvider, match="not installed"):
         open_session(small_model(), "openvino", "fp32")

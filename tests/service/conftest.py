@@ -1,6 +1,7 @@
 """Helpers of the service's tests: real adapter versions made without training, and services over fresh homes."""
 
 import contextlib
+import dataclasses
 import json
 import os
 import shutil
@@ -186,10 +187,10 @@ def wait_ready(get: Callable[[str], Any], seconds: float = 60) -> None:
 
 
 @contextlib.contextmanager
-def client_of(home: Home, encoder: Encoder, **settings: Any) -> Iterator[TestClient]:
+def client_of(home: Home, encoder: Encoder | Callable[[str], Encoder], **settings: Any) -> Iterator[TestClient]:
     """A service over a home, in this process. It is given the session's encoder, which is the one it would load."""
     app = create_app(Settings(data_dir=home.data_dir, **{**EXACT, "poll_seconds": 0.05, **settings}))
-    app.state.service.catalog._open_encoder = lambda digest: encoder
+    app.state.service.catalog._open_encoder = encoder if callable(encoder) else lambda digest: encoder
     with TestClient(app, base_url="http://127.0.0.1") as client:
         wait_ready(client.get)
         yield client
@@ -222,6 +223,44 @@ def shared(
         client.heads = {n: publisher.head(v) for n, v in ((v.number, v) for v in history(publisher, "support"))}
         yield client
     publisher.registry.close()
+
+
+PROMPTS = {"query": "query: ", "passage": "passage: ", "empty": ""}
+
+
+@pytest.fixture(scope="module")
+def prompted_home(
+    exported_backbone: Path, exact_encoder: Encoder, topical: np.ndarray, tmp_path_factory: pytest.TempPathFactory
+) -> Home:
+    """A home with the adapter `support` and a second backbone `prompted`: the default one, with prompts."""
+    folder = tmp_path_factory.mktemp("prompted") / "home"
+    shutil.copytree(exported_backbone, folder)
+    home = Home.at(folder)
+    registry = home.registry()
+    Publisher(registry, exact_encoder, exact_encoder.digest, topical)("support", 1)
+    manifest = dataclasses.replace(exact_encoder.manifest, name="prompted", prompts=PROMPTS)
+    digest = registry.store(manifest.to_bytes())
+    with registry.writing() as session:
+        backbones.add(session, manifest.to_dict(), digest)
+    registry.close()
+    return home
+
+
+@pytest.fixture(scope="module")
+def both(
+    prompted_home: Home, exact_encoder: Encoder
+) -> Iterator[Callable[..., contextlib.AbstractContextManager[TestClient]]]:
+    """Services over `prompted_home`, in this process; the home is shared and must not be changed."""
+    registry = prompted_home.registry()
+    opened = {exact_encoder.digest: exact_encoder}
+
+    def open_encoder(digest: str) -> Encoder:
+        if digest not in opened:
+            opened[digest] = Encoder.open(digest, registry.fetch, provider="cpu", precision="fp32", threads=2)
+        return opened[digest]
+
+    yield lambda **settings: client_of(prompted_home, open_encoder, **settings)
+    registry.close()
 
 
 def history(publisher: Publisher, adapter: str) -> list[Version]:

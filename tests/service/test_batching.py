@@ -8,22 +8,30 @@ import numpy as np
 import pytest
 
 from service.batching import Batcher, Flight
+from service.drain import DrainRate
 from service.errors import Overloaded
 
 
 class Arithmetic:
     """A runtime whose vector of a text is (sum of its ids, length); `gate` holds it up, id 666 poisons a batch."""
 
-    def __init__(self):
+    def __init__(self, streams=1):
+        self.streams = streams
+        self.prepared = []
         self.batches = []
+        self.running = self.most_running = 0
         self.gate = threading.Event()
         self.gate.set()
 
-    def prepare(self, ids):
-        return ids
+    def prepare(self, flights):
+        self.prepared.append(len(flights))
+        return [flight.ids for flight in flights]
 
     def forward(self, ids):
+        self.running += 1
+        self.most_running = max(self.most_running, self.running)
         self.gate.wait(5)
+        self.running -= 1
         self.batches.append([len(row) for row in ids])
         if any(666 in row for row in ids):
             raise RuntimeError("poison")
@@ -46,19 +54,19 @@ class Notes:
 class Bench:
     """A batcher whose deliveries are collected."""
 
-    def __init__(self, **options):
-        self.runtime, self.notes, self.results = Arithmetic(), Notes(), {}
-        self.batcher = Batcher(
-            self.runtime, self.deliver, self.notes, **{"batch_tokens": 64, "queue_tokens": 10_000, **options}
-        )
+    def __init__(self, streams=1, **options):
+        self.runtime, self.notes, self.results = Arithmetic(streams), Notes(), {}
+        defaults = {"batch_tokens": 64, "queue_tokens": 10_000, "queue_seconds": 60.0}
+        self.batcher = Batcher(self.runtime, self.deliver, self.notes, **{**defaults, **options})
         self.batcher.start()
 
-    def deliver(self, flights, vectors):
-        for flight, vector in zip(flights, vectors, strict=True):
+    def deliver(self, landed):
+        for flight, vector in zip(landed.flights, landed.vectors, strict=True):
             self.results[flight.key] = vector
 
     def submit(self, *ids, prefix=""):
         flights = [Flight(f"{prefix}{n}".encode(), list(row), False) for n, row in enumerate(ids)]
+        self.batcher.admit(sum(map(len, ids)))
         self.batcher.submit(flights)
         return flights
 
@@ -83,12 +91,13 @@ async def bench():
 
 
 async def hold(bench):
-    """Occupy the runtime with one text, so that what follows has to wait."""
+    """Occupy every stream with one text, so that what follows has to wait."""
     bench.runtime.gate.clear()
-    bench.submit([1], prefix="held")
-    async with asyncio.timeout(5):
-        while bench.batcher._lines:
-            await asyncio.sleep(0.001)
+    for number in range(bench.runtime.streams):
+        bench.submit([1], prefix=f"held{number}-")
+        async with asyncio.timeout(5):
+            while bench.runtime.running <= number:
+                await asyncio.sleep(0.001)
 
 
 async def test_what_waits_is_taken_together_without_a_timer(bench):
@@ -149,7 +158,7 @@ async def test_texts_nobody_waits_for_are_skipped_and_counted(bench):
 
 
 async def test_a_full_queue_refuses_and_says_when_to_come_back(bench):
-    b = bench(queue_tokens=100)
+    b = bench(queue_tokens=100, batch_tokens=200)
     await hold(b)
     b.submit([1] * 90)
     with pytest.raises(Overloaded) as refused:
@@ -159,6 +168,74 @@ async def test_a_full_queue_refuses_and_says_when_to_come_back(bench):
     await b.until(2)
     b.submit([1] * 500, prefix="large")  # larger than the queue: an empty one takes it, or it could never be served
     await b.until(3)
+
+
+async def test_a_wait_that_would_be_too_long_is_refused_at_once(bench):
+    b = bench(batch_tokens=8, queue_seconds=1.0)
+    await hold(b)
+    b.batcher.rate.tokens_per_second = 100.0
+    b.submit(*[[1]] * 90, prefix="first")  # 0.9 s of work
+    b.submit([1] * 20, prefix="second")  # still within a second when it comes
+    assert b.batcher.waiting_tokens == 110
+    b.submit([1], prefix="small")  # only as much of the large one is before it as it takes a turn for
+    for n in range(15):
+        b.submit([2] * 4, prefix=f"more{n}")
+    with pytest.raises(Overloaded) as refused:
+        for n in range(15):
+            b.submit([3] * 4, prefix=f"and more{n}")
+    assert 1.0 < refused.value.retry_after < 1.1
+    b.runtime.gate.set()
+
+
+async def test_as_many_batches_run_at_once_as_there_are_streams(bench):
+    b = bench(streams=3, batch_tokens=8)
+    b.runtime.gate.clear()
+    b.submit(*[[n, n, n, n] for n in range(20)])
+    async with asyncio.timeout(5):
+        while b.runtime.running < 3:
+            await asyncio.sleep(0.001)
+    await asyncio.sleep(0.02)
+    b.runtime.gate.set()
+    await b.until(20)
+    assert b.runtime.most_running == 3
+
+
+async def test_what_waits_is_shared_between_idle_streams(bench):
+    b = bench(streams=2, batch_tokens=1024)
+    b.runtime.gate.clear()
+    b.submit(*[[n] * 16 for n in range(16)])
+    async with asyncio.timeout(5):
+        while b.runtime.running < 2:
+            await asyncio.sleep(0.001)
+    b.runtime.gate.set()
+    await b.until(16)
+    assert sorted(map(len, b.runtime.batches)) == [8, 8]
+
+
+async def test_a_long_text_holds_up_one_stream_only(bench):
+    b = bench(streams=2, batch_tokens=32)
+    await hold(b)
+    b.submit([9] * 500, prefix="long")
+    for n in range(6):
+        b.submit([1, 1], prefix=f"short{n}")
+    b.runtime.gate.set()
+    await b.until(9)
+    assert list(b.results).index(b"short50") < 8
+    assert [500] in b.runtime.batches
+
+
+async def test_the_drain_rate_follows_time_not_batches():
+    rate = DrainRate()
+    rate.wake()
+    for _ in range(40):
+        await asyncio.sleep(0.01)
+        rate.drained(50)
+    first = rate.tokens_per_second
+    for _ in range(40):
+        await asyncio.sleep(0.01)
+        rate.drained(500)
+    assert rate.tokens_per_second > first
+    assert rate.seconds(1000) == pytest.approx(1000 / rate.tokens_per_second)
 
 
 async def test_a_small_request_does_not_wait_for_the_whole_of_a_large_one(bench):
@@ -176,8 +253,10 @@ async def test_the_next_batch_is_prepared_while_one_runs(bench):
     await hold(b)
     b.submit(*[[n, n] for n in range(8)])
     async with asyncio.timeout(5):
-        while not b.batcher._ready or any(batch.feeds is None for batch in b.batcher._ready):
+        while len(b.runtime.prepared) < 2:
             await asyncio.sleep(0.001)
+    await asyncio.sleep(0.02)
+    assert b.runtime.prepared == [1, 4]  # one ahead, no more
     assert not b.runtime.batches
     b.runtime.gate.set()
     await b.until(9)
@@ -186,6 +265,8 @@ async def test_the_next_batch_is_prepared_while_one_runs(bench):
 async def test_alive_follows_the_runtime_thread(bench):
     b = bench()
     assert b.batcher.alive(5)
+    await asyncio.sleep(0.06)
+    assert b.batcher.alive(0.05)  # an idle one is not stuck
     await hold(b)
     await asyncio.sleep(0.06)
     assert not b.batcher.alive(0.05)

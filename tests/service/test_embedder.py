@@ -27,6 +27,7 @@ async def make(exact_encoder):
         defaults = {
             "batch_tokens": 4096,
             "queue_tokens": 100_000,
+            "queue_seconds": 60.0,
             "max_request_tokens": 100_000,
             "deadline_seconds": 30,
         }
@@ -165,6 +166,8 @@ async def test_limits_of_tokens_queue_and_time(make):
     assert too_many.value.status == 413
     embedder = make(queue_tokens=10, deadline_seconds=0.3)
     slow = Slow(embedder)
+    running = [asyncio.create_task(embedder.embed([f"this runs {n}"], truncate=False)) for n in range(2)]
+    await asyncio.sleep(0.05)
     waiting = asyncio.create_task(embedder.embed(["this one waits"], truncate=False))
     await asyncio.sleep(0.05)
     with pytest.raises(Overloaded):
@@ -172,8 +175,37 @@ async def test_limits_of_tokens_queue_and_time(make):
     with pytest.raises(Problem) as late:
         await waiting
     assert late.value.status == 504
+    slow.go()
+    for task in running:
+        with pytest.raises(Problem):
+            await task
+    assert not embedder._flights
+
+
+async def test_a_deadline_of_the_caller_is_kept_to_the_point(make):
+    embedder = make()
+    slow = Slow(embedder)
+    started = time.monotonic()
+    with pytest.raises(Problem) as late:
+        await embedder.embed(["never in time"], truncate=False, deadline=0.03)
+    assert late.value.status == 504
+    assert time.monotonic() - started < 0.15  # sooner than the sweep of all requests
     assert not embedder._flights
     slow.go()
+
+
+async def test_an_answer_says_where_its_time_went(make):
+    embedder = make()
+    slow = Slow(embedder)
+    task = asyncio.create_task(embedder.embed(["how long does it take"], truncate=False))
+    await asyncio.sleep(0.1)
+    slow.go()
+    embedded = await task
+    assert embedded.tokenize_seconds > 0
+    assert embedded.inference_seconds > 0.05
+    assert 0 <= embedded.queue_seconds < 0.1
+    again = await embedder.embed(["how long does it take"], truncate=False)
+    assert (again.tokenize_seconds, again.queue_seconds, again.inference_seconds) == (0, 0, 0)
 
 
 async def test_the_deadline_counts_from_the_beginning_tokenising_included(make):

@@ -34,7 +34,7 @@ def test_info_states_limits_digests_and_measurements(shared):
     assert [m["chosen"] for m in backbone["measurements"]] == [True]
     assert backbone["measurements"][0]["texts_per_second"] > 0
     assert info["limits"]["max_inputs"] == 2048
-    assert info["adapters"] == {"support": {"live": "support@2", "fault": None}}
+    assert info["adapters"] == {"support": {"live": "support@2", "loaded": True, "fault": None}}
     assert info["authentication"] is False
 
 
@@ -46,7 +46,7 @@ def test_health_and_readiness(shared):
     assert ready["faults"] == {}
 
 
-def test_a_stuck_runtime_is_not_alive(client):
+def test_an_ended_runtime_thread_is_not_alive(client):
     batcher = client.app.state.service.catalog.snapshot.backbones[MODEL].embedder.batcher
     batcher.stop()
     response = client.get("/healthz")

@@ -303,7 +303,7 @@ def test_an_adapter_that_cannot_be_watched_does_not_stop_the_next(live, watch_of
     import service.watch as module
 
     version, usual = live
-    broken = LoadedVersion(dataclasses.replace(version.record, adapter="broken"), version.head, version.reference)
+    broken = LoadedVersion(dataclasses.replace(version.record, adapter="broken"), version.adapter, version.reference)
     made = module.Watched
 
     def make(*args, **more):

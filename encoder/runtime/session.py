@@ -1,0 +1,158 @@
+"""Loaded models: backbones on any provider, heads on the CPU. Every `run` is safe from many threads at once."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from encoder.errors import EncoderError, NoProvider
+from encoder.runtime import openvino as plugin
+from encoder.runtime.kinds import Ids, Precision, Provider, Vectors, first_line, known
+from encoder.runtime.machine import cores, cpu_has_bf16
+
+OUTPUT = "sentence_embedding"
+_CUDA = "CUDAExecutionProvider"
+_HEAD_ROWS = 8192
+
+
+class Session:
+    """A loaded backbone.
+
+    Attributes:
+        provider, precision: What computes, and in which number format.
+        threads: Threads of all runs under way, together.
+        streams: Runs that should be under way at once for the best throughput; one caller thread each.
+        spinning: Whether idle threads of the runtime wait busily (CPU provider only).
+    """
+
+    def __init__(
+        self, session: Any, provider: Provider, precision: Precision, threads: int, streams: int, spinning: bool
+    ) -> None:
+        self._session = session
+        self.provider = provider
+        self.precision = precision
+        self.threads = threads
+        self.streams = streams
+        self.spinning = spinning
+
+    def run(self, ids: Ids, mask: Ids) -> Vectors:
+        """Sentence vectors (b, d) float32 of a padded batch, (b, t) int64 ids and mask.
+
+        Raises:
+            EncoderError: The runtime gave values that are not finite.
+        """
+        return self.run_feed({"input_ids": ids, "attention_mask": mask})
+
+    def run_feed(self, feed: Mapping[str, npt.NDArray[Any]]) -> Vectors:
+        """Sentence vectors (b, d) float32 of a graph with any inputs, by their names.
+
+        Raises:
+            EncoderError: The runtime gave values that are not finite.
+        """
+        vectors: Vectors = self._session.run([OUTPUT], feed)[0]
+        if not np.isfinite(vectors).all():
+            raise EncoderError(f"{self.provider} in {self.precision} gave values that are not finite")
+        return vectors
+
+    def sibling(self, model: bytes) -> "Session":
+        """Another model opened the way this one is: same provider, precision, threads, streams and spinning.
+
+        Raises:
+            NoProvider: It does not load.
+        """
+        return open_session(model, self.provider, self.precision, self.threads, self.streams, self.spinning)
+
+
+class HeadSession:
+    """A loaded head adapter on the CPU."""
+
+    def __init__(self, model: bytes, threads: int = 1) -> None:
+        self._session = ort.InferenceSession(model, _cpu_options(threads, False), providers=["CPUExecutionProvider"])
+
+    def run(self, base: Vectors) -> Vectors:
+        """Adapted vectors (n, d) float32 of base vectors (n, d) float32; computed in pieces where n is large."""
+        if len(base) <= _HEAD_ROWS:
+            return self._run(base)
+        # Pieces stay near the caches, and the memory of a layer's output does not grow with n.
+        return np.concatenate([self._run(base[row : row + _HEAD_ROWS]) for row in range(0, len(base), _HEAD_ROWS)])
+
+    def _run(self, base: Vectors) -> Vectors:
+        vectors: Vectors = self._session.run([OUTPUT], {"base": base})[0]
+        return vectors
+
+
+def candidates() -> list[tuple[Provider, Precision]]:
+    """What this machine has, most promising first; what is installed is listed even if it cannot load."""
+    found: list[tuple[Provider, Precision]] = []
+    if _CUDA in ort.get_available_providers():
+        found += [(Provider.CUDA, Precision.TF32), (Provider.CUDA, Precision.FP32)]
+    if plugin.openvino.installed():
+        if cpu_has_bf16():
+            found.append((Provider.OPENVINO, Precision.BF16))
+        found.append((Provider.OPENVINO, Precision.FP32))
+    found.append((Provider.CPU, Precision.FP32))
+    return found
+
+
+def open_session(
+    model: bytes,
+    provider: str,
+    precision: str,
+    threads: int | None = None,
+    streams: int = 1,
+    spinning: bool = False,
+) -> Session:
+    """Load a backbone with one provider and precision.
+
+    Args:
+        model: An ONNX file that `check_graph` accepts.
+        provider, precision: A pair `candidates` may return.
+        threads: Threads of all runs together; None takes every core available.
+        streams: Runs that are to be computed at once, at most `threads`.
+        spinning: Let idle threads of the CPU provider wait busily; the others have no such choice.
+
+    Raises:
+        NoProvider: The provider is unknown, not on this machine, or does not load.
+    """
+    pair = (known(Provider, provider), known(Precision, precision))
+    threads = threads or cores()
+    streams = max(1, min(streams, threads))
+    try:
+        match pair:
+            case (Provider.CPU, Precision.FP32):
+                # One pool serves all runs of a session, and each caller's own thread works too.
+                options = _cpu_options(threads - streams + 1, spinning)
+                session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+            case (Provider.OPENVINO, Precision.FP32 | Precision.BF16):
+                session = plugin.openvino.open(model, pair[1], threads, streams)
+            case (Provider.CUDA, Precision.FP32 | Precision.TF32):
+                session = _open_cuda(model, pair[1], threads)
+            case _:
+                raise NoProvider(f"{provider} does not compute in {precision}")
+    except NoProvider:
+        raise
+    except Exception as error:  # the runtime and its plugins raise bare exceptions of many kinds
+        raise NoProvider(f"{provider} in {precision} does not load: {first_line(error)}") from error
+    return Session(session, pair[0], pair[1], threads, streams, spinning)
+
+
+def _cpu_options(threads: int, spinning: bool) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.enable_mem_pattern = False  # shapes vary from batch to batch
+    # The runtime shares its cores with a web server: idle threads that spin would take them away.
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(spinning)))
+    return options
+
+
+def _open_cuda(model: bytes, precision: Precision, threads: int) -> Any:
+    options = {"use_tf32": "1" if precision is Precision.TF32 else "0"}
+    providers = [(_CUDA, options), "CPUExecutionProvider"]
+    session = ort.InferenceSession(model, _cpu_options(threads, False), providers=providers)
+    if session.get_providers()[0] != _CUDA:
+        raise NoProvider("cuda does not load: the runtime fell back to the CPU")
+    return session

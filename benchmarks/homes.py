@@ -121,9 +121,8 @@ def _reference(vectors: Vectors) -> Reference:
 def _publish(
     registry: Registry, backbone: str, adapter: str, weights: HeadWeights, base: Vectors, reference: str | None
 ) -> None:
-    graph = export_head(weights)
     probes = safetensors.numpy.save({"inputs": np.ascontiguousarray(base), "outputs": weights.apply(base)})
-    files = {"head.onnx": graph, "probes.safetensors": probes}
+    files = {"head.onnx": export_head(weights), "probes.safetensors": probes}
     manifest = HeadManifest(
         backbone=backbone,
         dimension=weights.dimension,
@@ -136,16 +135,21 @@ def _publish(
         job=f"benchmark-{adapter}",
         versions={},
     )
-    for data in files.values():
-        registry.store(data)
-    digest = registry.store(manifest.to_bytes())
+    enter(registry, adapter, "head", backbone, [*files.values(), manifest.to_bytes()], reference)
+
+
+def enter(
+    registry: Registry, adapter: str, kind: str, backbone: str, artifacts: Sequence[bytes], reference: str | None = None
+) -> None:
+    """Store artifacts, the manifest last, and make them the live version of a new adapter."""
+    digest = [registry.store(data) for data in artifacts][-1]
     with registry.writing() as session:
         versions.ensure_adapter(session, adapter, backbone)
         version = versions.publish(
             session,
             adapter=adapter,
             digest=digest,
-            kind="head",
+            kind=kind,
             backbone=backbone,
             reference=reference,
             parent=None,

@@ -45,12 +45,14 @@ def batches(texts: Sequence[str], size: int, count: int) -> list[list[str]]:
 def mixed_lengths(texts: Sequence[str], tokenizer: Tokenizer, count: int, *, seed: int = 0) -> list[str]:
     """Texts of 8 to 256 tokens with a long tail, joined from random ones and cut at a word.
 
-    Word pieces never span a space, so tokens of the words add up to the tokens of the text.
+    The same set of texts gives the same result in any order. Word pieces never span a space, so tokens of the words
+    add up to the tokens of the text.
     """
     chance = random.Random(seed)
     words = sorted({word for text in texts for word in text.split()})
     special = 2
     cost = {word: n - special for word, n in zip(words, tokenizer.encode(words, truncate=True).counts, strict=True)}
+    ordered = sorted(texts)
     made = []
     while len(made) < count:
         target = min(LONGEST, max(SHORTEST, round(math.exp(chance.gauss(_MEDIAN, _SIGMA)))))
@@ -58,7 +60,7 @@ def mixed_lengths(texts: Sequence[str], tokenizer: Tokenizer, count: int, *, see
         tokens = special
         full = False
         while not full:
-            for word in chance.choice(texts).split():
+            for word in chance.choice(ordered).split():
                 if tokens + cost[word] > target:
                     full = True
                     break

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from cli import adapter, backbone, dataset, demo, drift, job, key, retrain, serve
+from cli import adapter, backbone, dataset, demo, drift, embed, job, key, reproject, retrain, serve
 
 app = typer.Typer(
     name="driftline",
@@ -34,6 +34,8 @@ def options(
 app.command()(serve.serve)
 app.command()(serve.worker)
 app.command()(retrain.retrain)
+app.command()(embed.embed)
+app.command()(reproject.reproject)
 app.command()(demo.demo)
 app.add_typer(backbone.app, name="backbone", help="Import pretrained encoders and list them.")
 app.add_typer(dataset.app, name="dataset", help="Add datasets and read their quality reports.")

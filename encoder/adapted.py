@@ -20,8 +20,8 @@ from encoder.lora import Lora, Matrix
 from encoder.lora_graph import CHOSEN, Layout, input_name, linear_sites, with_branches
 from encoder.runtime import MIN_COSINE, Feed, Ids, Precision, Provider, Session, Vectors, min_cosine
 
-# Adapters of a batch whose ranks sum to more than this run in several turns: each column costs every row.
-MAX_COLUMNS = 256
+# Adapters of a batch whose ranks sum to more than this run in several turns: memory and time of a run stay bounded.
+MAX_COLUMNS = 512
 
 Rows = Sequence[Lora | None]
 """The adapter of each row of a batch, None for the backbone's own vector."""

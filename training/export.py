@@ -24,6 +24,7 @@ from encoder.tokens import Tokenizer, encodable, plan_batches
 from registry.names import valid_backbone_name
 from training.parity import parity_texts, probe_texts, prove
 from training.sources import ExportRefused, Source, open_source
+from training.weight_names import name_weights
 
 __all__ = ["ExportRefused", "import_backbone"]
 
@@ -57,10 +58,10 @@ def import_backbone(
     found = open_source(source)
     name = valid_backbone_name(name or found.name)
     tokenizer = Tokenizer.from_bytes(found.tokenizer, found.max_tokens)
-    with _quiet():
+    with quietly():
         report("loading the model", 0.05)
         _prove_tokens(found, tokenizer)
-        module = _load(found)
+        module = load_module(found)
         report("exporting to ONNX", 0.15)
         model = _export(module, tokenizer)
     try:
@@ -71,7 +72,7 @@ def import_backbone(
             tokenizer, module.run, session.run, lambda part: report("proving parity with torch", 0.6 + 0.25 * part)
         )
         report("recording probes", 0.85)
-        probes = _probes(tokenizer, session.run)
+        probes = record_probes(tokenizer, session.run)
         files = {"model.onnx": model, "tokenizer.json": found.tokenizer, "probes.json": probes.to_bytes()}
         manifest = _manifest(found, name, files, parity, probes.vectors.shape[1])
         # The last proof: the loader itself accepts exactly these bytes.
@@ -117,7 +118,12 @@ class SentenceModule(torch.nn.Module):
         return vectors
 
 
-def _load(source: Source) -> SentenceModule:
+def load_module(source: Source) -> SentenceModule:
+    """The source's model in torch, in float32 and without its dropout.
+
+    Raises:
+        ExportRefused: It cannot be loaded.
+    """
     try:
         model = transformers.AutoModel.from_pretrained(
             source.folder,
@@ -170,7 +176,9 @@ def _export(module: SentenceModule, tokenizer: Tokenizer) -> bytes:
         raise ExportRefused(f"torch cannot export this model: {type(error).__name__}") from error
     if program is None:
         raise ExportRefused("torch exported nothing")
-    model: bytes = _stripped(program.model_proto).SerializeToString(deterministic=True)
+    proto = _stripped(program.model_proto)
+    name_weights(proto, module)
+    model: bytes = proto.SerializeToString(deterministic=True)
     return model
 
 
@@ -183,7 +191,8 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def _probes(tokenizer: Tokenizer, run: Callable[[Any, Any], npt.NDArray[np.float32]]) -> Probes:
+def record_probes(tokenizer: Tokenizer, run: Callable[[Any, Any], npt.NDArray[np.float32]]) -> Probes:
+    """The probe texts with the vectors that `run` gives for padded batches of their ids and masks."""
     texts = probe_texts(tokenizer)
     tokens = tokenizer.encode(texts)
     vectors: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
@@ -211,7 +220,7 @@ def _manifest(source: Source, name: str, files: dict[str, bytes], parity: Parity
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quietly() -> Iterator[None]:
     """Without the warnings, log lines and progress bars of torch and transformers: none of them is for the reader."""
     control: Any = transformers_logging  # its functions carry no types
     level, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()

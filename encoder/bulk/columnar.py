@@ -92,7 +92,7 @@ class Parquet:
 def _is_text(kind: pa.DataType) -> bool:
     if pa.types.is_dictionary(kind):
         kind = kind.value_type
-    return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
+    return any(test(kind) for test in (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view))
 
 
 def _plain(field: pa.Field) -> pa.Field:
@@ -108,10 +108,11 @@ def _texts(array: pa.Array) -> list[str | bytes | None]:
     if pa.types.is_dictionary(array.type):
         array = array.cast(array.type.value_type)
     try:
-        return array.to_pylist()
+        texts: list[str | bytes | None] = array.to_pylist()
     except UnicodeDecodeError:
-        raw = array.cast(pa.binary() if not pa.types.is_large_string(array.type) else pa.large_binary()).to_pylist()
-        return [value if value is None else _decoded(value) for value in raw]
+        raw = array.cast(pa.large_binary()).to_pylist()
+        texts = [value if value is None else _decoded(value) for value in raw]
+    return texts
 
 
 def _decoded(value: bytes) -> str | bytes:

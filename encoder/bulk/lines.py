@@ -82,7 +82,7 @@ class LineFile:
 def _unpacked(raw: IO[bytes], compression: str | None) -> IO[bytes]:
     inner: Any = raw
     if compression == "gzip":
-        inner = gzip.GzipFile(fileobj=io.BufferedReader(raw, _BUFFER))  # type: ignore[arg-type]
+        inner = gzip.GzipFile(fileobj=io.BufferedReader(inner, _BUFFER))
     elif compression == "zstd":
         inner = pa.CompressedInputStream(raw, "zstd")
     return io.BufferedReader(inner, _BUFFER)

@@ -128,6 +128,21 @@ def _compare(url: str, bench: Bench, samples: Samples, loads: dict[str, Sequence
         samples.add(name, mean_rate(outcomes), failed=sum(each.failed for each in outcomes))
 
 
+def measure_bulk(bench: Bench, source: Path, samples: Samples, rounds: int) -> None:
+    """`driftline embed` and `reproject`, file to file, beside a bare runtime on the same texts (benchmarks/bulk.py)."""
+    script = Path(__file__).with_name("bulk.py")
+    command = [sys.executable, str(script), "--texts", str(source), "--data-dir", str(bench.plain)]
+    ended = subprocess.run([*command, "--rounds", str(rounds)], stdout=subprocess.PIPE, text=True, check=True)
+    line = next(line for line in ended.stdout.splitlines() if line.startswith("each round: "))
+    for found in json.loads(line.removeprefix("each round: ")):
+        samples.add("bulk bare", found["bare runtime"])
+        samples.add("bulk", found["embed, backbone"])
+        samples.add("re-encoding", found["embed, head and base vectors"])
+        for name, rate in found.items():
+            if name.startswith("reproject"):
+                samples.add("reproject" if name.endswith("kept") else "reproject, base vectors left out", rate)
+
+
 def measure_overload(bench: Bench, samples: Samples, rounds: int, settings: dict[str, str]) -> None:
     """Open-loop load at 0.8 and 4 times the capacity."""
     report = overload(

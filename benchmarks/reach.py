@@ -3,8 +3,9 @@
 FILE holds short texts (BANKING77's test.csv), `--reference` those the drift reference is built from (its train.csv).
 Every round measures, one after the other: the bare runtime; the service without a cache, on a home that holds nothing
 but the backbone; infinity with the same weights under the same load; the service with every text cached, with head
-adapters, with LoRA adapters. Then, once, overload and soak. Needs `wrk`; infinity's environment is made at the first
-run (benchmarks/peer.py). Exits with 1 when requests failed; a target that is not met is a row of the table.
+adapters, with LoRA adapters. Then, in rounds of their own, bulk work and overload, and once a soak. Needs `wrk`;
+infinity's environment is made at the first run (benchmarks/peer.py). Exits with 1 when requests failed; a target that
+is not met is a row of the table.
 """
 
 import argparse
@@ -23,6 +24,7 @@ from measures import (
     Bench,
     agreement,
     measure_bare,
+    measure_bulk,
     measure_cache,
     measure_heads,
     measure_loras,
@@ -36,7 +38,7 @@ from texts import TICKETS, batches, default_model, mixed_lengths
 
 from cli.server import running_service
 
-GROUPS = ("bare", "service", "infinity", "cache", "heads", "loras", "overload", "soak")
+GROUPS = ("bare", "service", "infinity", "cache", "heads", "loras", "bulk", "overload", "soak")
 HEADS, LORAS = 64, 16
 
 
@@ -49,20 +51,28 @@ def main() -> None:
     print(describe())
     if "infinity" in o.only:
         print(f"infinity: {versions(make_venv(o.venv)).strip()}, fp32")
-    with tempfile.TemporaryDirectory(prefix="driftline-reach-") as name:
-        bench = _prepare(Path(name), o, texts)
-        for number in range(1, o.rounds + 1):
-            print(f"round {number} of {o.rounds}", file=sys.stderr)
-            _round(bench, o, samples, first=number == 1)
-        if "overload" in o.only:
-            measure_overload(bench, samples, o.rounds, dict(each.split("=", 1) for each in o.set))
-        if "soak" in o.only:
-            measure_soak(bench, samples, o.soak_requests)
-    print(f"\nmedian of {o.rounds} rounds of {o.seconds} s windows:")
-    show(samples)
-    show_others(samples)
+    try:
+        with tempfile.TemporaryDirectory(prefix="driftline-reach-") as name:
+            _measure(_prepare(Path(name), o, texts), o, samples)
+    finally:  # what was measured before something broke took minutes
+        print(f"\nmedian of {o.rounds} rounds of {o.seconds} s windows:")
+        show(samples)
+        show_others(samples)
     if samples.failed:
         raise SystemExit(f"requests failed, so these figures do not count: {samples.failed}")
+
+
+def _measure(bench: Bench, o: argparse.Namespace, samples: Samples) -> None:
+    """All that was asked for."""
+    for number in range(1, o.rounds + 1):
+        print(f"round {number} of {o.rounds}", file=sys.stderr)
+        _round(bench, o, samples, first=number == 1)
+    if "bulk" in o.only:
+        measure_bulk(bench, o.texts, samples, o.rounds)
+    if "overload" in o.only:
+        measure_overload(bench, samples, o.rounds, dict(each.split("=", 1) for each in o.set))
+    if "soak" in o.only:
+        measure_soak(bench, samples, o.soak_requests)
 
 
 def _round(bench: Bench, o: argparse.Namespace, samples: Samples, *, first: bool) -> None:

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
+from cli.adapter_files import export, import_
 from cli.common import AsJson, DataDir, console, fail, friendly, opened, print_json
 from encoder.errors import EncoderError
 from monitoring.errors import MonitoringError
@@ -12,9 +13,13 @@ from registry.errors import RegistryError
 from registry.registry import Registry
 
 if TYPE_CHECKING:
+    from encoder.adapters import Head
+    from encoder.lora import Lora
     from registry.versions import Version
 
 app = typer.Typer(no_args_is_help=True)
+app.command("import")(import_)
+app.command()(export)
 Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 
 
@@ -97,18 +102,32 @@ def prove(registry: Registry, version: "Version") -> None:
 
     Raises typer.Exit, which undoes the transaction, when a digest, the graph, the probes or the reference is wrong.
     """
-    from encoder.adapters import Head
     from monitoring.reference import Reference
 
     try:
-        manifest = Head.open(version.digest, registry.fetch).manifest
+        manifest = _proven(registry, version).manifest
         reference = None if version.reference is None else Reference.from_bytes(registry.fetch(version.reference))
     except (RegistryError, EncoderError, MonitoringError) as error:
         raise fail(f"{version.name} cannot be served, so nothing was moved: {error}") from None
     if manifest.backbone != version.backbone:
-        raise fail(f"{version.name} cannot be served, so nothing was moved: its head stands on another backbone")
+        raise fail(f"{version.name} cannot be served, so nothing was moved: it stands on another backbone")
     if reference is not None and reference.dimension != manifest.dimension:
         raise fail(f"{version.name} cannot be served, so nothing was moved: its reference has another dimension")
+
+
+def _proven(registry: Registry, version: "Version") -> "Head | Lora":
+    """A version's adapter, which has reproduced its probes."""
+    if version.kind == "lora":
+        from encoder.encoder import Encoder
+        from encoder.lora import Lora
+
+        lora = Lora.open(version.digest, registry.fetch)
+        if lora.manifest.backbone == version.backbone:
+            Encoder.open(version.backbone, registry.fetch, provider="cpu").prove(lora)
+        return lora
+    from encoder.adapters import Head
+
+    return Head.open(version.digest, registry.fetch)
 
 
 def version_json(version: Any) -> dict[str, Any]:

@@ -110,8 +110,6 @@ def embed(
         compute = RayEngine(workers)
     with opened(data_dir) as (home, registry):
         meant = find(registry, model)
-    if meant.kind == "lora" and base:
-        raise fail("a LoRA version has no base vectors to store", 2)
     opening = Opening(home.data_dir, meant, provider, precision, threads)
     try:
         with shown() as watch:
@@ -187,7 +185,8 @@ def show(summary: "Summary") -> None:
     took = time.strftime("%H:%M:%S", time.gmtime(summary.seconds))
     console.print(
         f"Embedded {summary.embedded:,} of {summary.rows:,} rows{again} with [bold]{origin.model}[/bold] "
-        f"({origin.provider}, {origin.precision}) in {took}, {summary.texts_per_second:,.0f} rows a second: {summary.out}",
+        f"({origin.provider}, {origin.precision}) in {took}, {summary.texts_per_second:,.0f} rows a second, "
+        f"to {summary.out}",
         soft_wrap=True,
     )
     for bad in summary.bad:

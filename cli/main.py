@@ -40,7 +40,7 @@ app.command()(demo.demo)
 app.add_typer(backbone.app, name="backbone", help="Import pretrained encoders and list them.")
 app.add_typer(dataset.app, name="dataset", help="Add datasets and read their quality reports.")
 app.add_typer(job.app, name="job", help="List, watch and cancel retrain jobs.")
-app.add_typer(adapter.app, name="adapter", help="List versions, promote and roll back.")
+app.add_typer(adapter.app, name="adapter", help="List versions, promote, roll back, import and export.")
 app.add_typer(drift.app, name="drift", help="Read drift and acknowledge alarms.")
 app.add_typer(key.app, name="key", help="Issue, list and revoke API keys.")
 

@@ -77,6 +77,7 @@ class Opening:
         from encoder.bulk.errors import ResumeRefused
         from encoder.bulk.model import Model
         from encoder.encoder import Encoder
+        from encoder.lora import Lora
 
         provider, precision = pinned or (self.provider, self.precision)
         if self.provider not in ("auto", provider) or self.precision not in ("auto", precision):
@@ -88,7 +89,12 @@ class Opening:
             encoder = Encoder.open(
                 self.meant.backbone, registry.fetch, provider=provider, precision=precision, threads=self.threads
             )
-            head = None if self.meant.version is None else Head.open(self.meant.version, registry.fetch)
+            if self.meant.version is None:
+                return Model(self.meant.name, encoder)
+            if self.meant.kind == "lora":
+                lora = Lora.open(self.meant.version, registry.fetch)
+                encoder.prove(lora)
+                return Model(self.meant.name, encoder, lora=lora)
+            return Model(self.meant.name, encoder, head=Head.open(self.meant.version, registry.fetch))
         finally:
             registry.close()
-        return Model(self.meant.name, encoder, head)

@@ -56,7 +56,7 @@ def reproject(
         print_json(document)
         return
     console.print(
-        f"Moved {done.rows:,} rows from {done.before.model} to [bold]{done.origin.model}[/bold] in {done.seconds:.1f} s, "
-        f"{rate:,.0f} rows a second: {done.out}",
+        f"Moved {done.rows:,} rows from {done.before.model} to [bold]{done.origin.model}[/bold] "
+        f"in {done.seconds:.1f} s, {rate:,.0f} rows a second: {done.out}",
         soft_wrap=True,
     )

@@ -18,7 +18,7 @@ import onnx
 from encoder.errors import ArtifactRefused, EncoderError, NoProvider
 from encoder.lora import Lora, Matrix
 from encoder.lora_graph import CHOSEN, Layout, input_name, linear_sites, with_branches
-from encoder.runtime import MIN_COSINE, Feed, Ids, Precision, Provider, Session, Vectors, min_cosine
+from encoder.runtime import Feed, Ids, Precision, Provider, Session, Vectors, least_cosine, min_cosine
 
 # Adapters of a batch whose ranks sum to more than this run in several turns: memory and time of a run stay bounded.
 MAX_COLUMNS = 512
@@ -185,7 +185,7 @@ class AdaptedSession:
     def _proven(self, session: Session, layout: Layout) -> _State:
         """The state with the new session, once it reproduces the backbone's vectors without any adapter."""
         (ids, mask), expected = self._checks
-        fault = ""
+        fault, wanted = "", least_cosine(session.precision)
         for least in (0, 1):
             state = _State(session, layout, least)
             try:
@@ -193,9 +193,9 @@ class AdaptedSession:
             except Exception as error:  # noqa: BLE001  a provider may raise anything on an empty input
                 fault = type(error).__name__
                 continue
-            if cosine >= MIN_COSINE:
+            if cosine >= wanted:
                 return state
-            fault = f"smallest cosine {cosine:.6f}, at least {MIN_COSINE} is required"
+            fault = f"smallest cosine {cosine:.6f}, at least {wanted} is required"
         raise NoProvider(f"{session.provider} in {session.precision} does not run the graph with adapters: {fault}")
 
 

@@ -1,6 +1,6 @@
 """Texts to base vectors with one loaded backbone; usable without any service."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,10 +11,26 @@ from encoder.errors import ArtifactRefused, InputRefused
 from encoder.graph import check_graph
 from encoder.lora import Lora
 from encoder.manifest import BackboneManifest, Fetch, Probes, load_files, load_manifest_bytes
-from encoder.runtime import Feed, Ids, Measurement, Precision, choose, min_cosine
+from encoder.retrieval import Retrieval
+from encoder.runtime import (
+    BAR,
+    BATCH_TOLERANCE,
+    Feed,
+    Ids,
+    Int8,
+    Measurement,
+    Precision,
+    Vectors,
+    Yardstick,
+    choose,
+    least_cosine,
+    min_cosine,
+    release_memory,
+)
 from encoder.tokens import Tokenizer, plan_batches
 
 TOKEN_BUDGET = 4096
+INT8_FILE = "model.int8.onnx"
 _PROBE_BUDGET = 512  # padded tokens: the first such batch, on which speed is measured, holds some 40 short texts
 _SELF_CHECK = 8
 # Smallest cosine of an adapter's vectors to its probes, which were computed in fp32. An adapter may move a vector far,
@@ -66,7 +82,14 @@ class Encoder:
 
     @classmethod
     def open(
-        cls, digest: str, fetch: Fetch, *, provider: str = "auto", precision: str = "auto", threads: int | None = None
+        cls,
+        digest: str,
+        fetch: Fetch,
+        *,
+        provider: str = "auto",
+        precision: str = "auto",
+        threads: int | None = None,
+        streams: int | None = None,
     ) -> "Encoder":
         """Load a backbone, file by file against its manifest, on the fastest provider that reproduces its probes.
 
@@ -74,14 +97,21 @@ class Encoder:
             digest: Digest of the manifest.
             fetch: Gives the bytes with a digest.
             provider, precision: "auto", or names to narrow the choice (see `encoder.runtime`).
-            threads: Threads of one run; None takes every core available.
+            threads: Threads of all runs together; None takes every core available.
+            streams: Runs under way at once; None measures what is best.
 
         Raises:
             ArtifactRefused: Something is not what the manifest names, or not allowed in it.
             NoProvider: Nothing on this machine reproduces the probes.
         """
         manifest = BackboneManifest.from_bytes(load_manifest_bytes(digest, fetch))
-        files = load_files(manifest.files, fetch)
+        files = load_files({name: entry for name, entry in manifest.files.items() if name != INT8_FILE}, fetch)
+
+        def int8_model() -> bytes:
+            model = load_files({INT8_FILE: manifest.files[INT8_FILE]}, fetch)[INT8_FILE]
+            check_graph(model, inputs={"input_ids", "attention_mask"}, outputs=manifest.outputs)
+            return model
+
         check_graph(files["model.onnx"], inputs={"input_ids", "attention_mask"}, outputs=manifest.outputs)
         tokenizer = Tokenizer.from_bytes(files["tokenizer.json"], manifest.max_tokens)
         probes = Probes.from_bytes(files["probes.json"])
@@ -94,11 +124,16 @@ class Encoder:
         batches = plan_batches([len(row) for row in ids], _PROBE_BUDGET)
         order = [index for batch in batches for index in batch]
         feeds = [tokenizer.pad([ids[index] for index in batch]) for batch in batches]
-        session, measurements = choose(files["model.onnx"], feeds, probes.vectors[order], provider, precision, threads)
-        graph = {"model.onnx": manifest.files["model.onnx"]}
+        yardstick = _yardstick(manifest, files, tokenizer, feeds, probes.vectors[order])
+        int8 = Int8(int8_model, _int8_fault(manifest)) if INT8_FILE in manifest.files else None
+        session, measurements = choose(files["model.onnx"], yardstick, provider, precision, threads, streams, int8)
+        name = INT8_FILE if session.precision is Precision.INT8 else "model.onnx"
+        graph = {name: manifest.files[name]}
         shortest = order[:_SELF_CHECK]
         checks = (tokenizer.pad([ids[index] for index in shortest]), probes.vectors[shortest])
-        adapted = AdaptedSession(session, lambda: load_files(graph, fetch)["model.onnx"], checks)
+        del files
+        release_memory()
+        adapted = AdaptedSession(session, lambda: load_files(graph, fetch)[name], checks)
         return cls(digest, manifest, tokenizer, adapted, measurements, checks)
 
     def encode(
@@ -139,6 +174,19 @@ class Encoder:
     def self_check(self) -> float:
         """Smallest cosine of the eight shortest probes to their recorded vectors: one real, small run of the model."""
         return min_cosine(self.session.run(*self._check_feed), self._check_vectors)
+
+    @property
+    def batch_tolerance(self) -> float:
+        """How much a component of a text's vector may differ with the batch it is computed in: what is promised of the
+        precision, or what was measured at import where that is more."""
+        precision = self.session.precision
+        facts = self.manifest.precisions.get(precision)
+        return max(BATCH_TOLERANCE[precision], facts.batch_difference if facts is not None else 0.0)
+
+    @property
+    def least_cosine(self) -> float:
+        """What `self_check` must give at least, in the precision that serves."""
+        return least_cosine(self.session.precision)
 
     def prepare_adapters(self, *loras: Lora) -> None:
         """Make room for LoRA adapters before their first row comes; rows of others are computed meanwhile.
@@ -183,3 +231,31 @@ class Encoder:
                 f"the adapter does not reproduce its probes: smallest cosine {cosine:.6f}, {wanted} is required"
             )
         return cosine
+
+
+def _yardstick(
+    manifest: BackboneManifest,
+    files: Mapping[str, bytes],
+    tokenizer: Tokenizer,
+    feeds: Sequence[Feed],
+    expected: Vectors,
+) -> Yardstick:
+    """What a provider must keep: the probe vectors, and the score of float32 where the import recorded one."""
+    exact = manifest.precisions.get("fp32")
+    if exact is None or "retrieval.json" not in files:
+        return Yardstick(feeds, expected)
+    probe = Retrieval.from_bytes(files["retrieval.json"])
+    return Yardstick(feeds, expected, lambda run: probe.measure(tokenizer, run), exact.retrieval)
+
+
+def _int8_fault(manifest: BackboneManifest) -> str | None:
+    """Why int8 cannot be what `auto` picks: static scales lose the same on every machine."""
+    facts, exact = manifest.precisions.get("int8"), manifest.precisions.get("fp32")
+    if facts is None or exact is None:
+        return None
+    if facts.min_cosine >= BAR.cosine and exact.retrieval - facts.retrieval <= BAR.loss:
+        return None
+    return (
+        f"at import its smallest cosine was {facts.min_cosine:.4f} ({BAR.cosine} is required) and its nDCG@10 "
+        f"{facts.retrieval:.2f} (float32 has {exact.retrieval:.2f}); it serves where the precision int8 is asked for"
+    )

@@ -18,6 +18,8 @@ from encoder.errors import ArtifactRefused
 
 Side = Literal["A", "B"]
 CHOSEN = "lora/chosen"
+SMOOTHED = "/smoothed"
+"""Ending of the name of an activation that was scaled channel by channel before it was quantised."""
 _PREFIX = "model."  # what the exported module calls the pretrained one
 
 
@@ -174,7 +176,7 @@ class _Graph:
             maker = self.makers.get(name)
             if maker is not None and maker.op_type == kind:
                 name = maker.input[0]
-        return name
+        return self.makers[name].input[0] if name.endswith(SMOOTHED) and name in self.makers else name
 
     def biased(self, product: str) -> tuple[str, str]:
         """The tensor after the module's bias was added to its product, and the bias's name; "" where it has none."""

@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Final
 
 import numpy as np
-from scipy.stats import chi2, norm
+from scipy.special import chdtri, ndtri
 
 from monitoring import statistics
 from monitoring.cells import Cell
@@ -185,7 +185,7 @@ def _occupancy(window: Window, reference: Reference, settings: MonitorSettings) 
     return StatisticReading(
         name="occupancy",
         value=test.statistic,
-        threshold=float(chi2.isf(level, test.dof)) if test.dof else 0.0,
+        threshold=float(chdtri(test.dof, level)) if test.dof else 0.0,
         p_value=test.p_value,
         level=level,
         effect_name="tv_excess",
@@ -207,7 +207,7 @@ def moved_cells(window: Window, reference: Reference, alarms: tuple[str, ...] = 
         return ()
     tail = MOVED_LEVEL / (2 * len(reference.cells))
     z = statistics.cell_z_scores(window.cells, reference.pi, reference.n_cal)
-    limit = 2.0 if "occupancy" in alarms else float(norm.isf(tail / 2))
+    limit = 2.0 if "occupancy" in alarms else float(-ndtri(tail / 2))
     found = []
     for cell, count, novel, score in zip(reference.cells, window.cells, window.novel_cells, z, strict=True):
         if "novelty" in alarms:

@@ -9,6 +9,7 @@ import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.openapi.utils import get_openapi
+from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
@@ -29,6 +30,8 @@ from service.limits import BodyLimit, LocalOnly
 from service.recorder import ServingRecorder
 from service.schemas import ProblemBody
 from service.settings import Settings
+from service.shared_cache import SharedCache
+from service.shared_server import SharedServer
 from service.snapshot import Snapshot
 from service.state import Service
 from service.supervise import Supervisor
@@ -67,6 +70,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     Raises:
         RegistryError: The registry cannot be opened.
+        CacheUnusable: A shared cache is configured that cannot be used.
     """
     service = build(settings)
     app = _Application(
@@ -93,10 +97,17 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 def build(settings: Settings) -> Service:
-    """The parts of a service, wired; no thread runs and no model is loaded yet."""
+    """The parts of a service, wired; no thread runs and no model is loaded yet.
+
+    Raises:
+        RegistryError: The registry cannot be opened.
+        CacheUnusable: A shared cache is configured that cannot be used.
+    """
+    metrics = Metrics()
+    secret = b"" if settings.cache_salt is None else settings.cache_salt.get_secret_value().encode()
+    shared = None if settings.cache_url is None else _shared_cache(settings, settings.cache_url, metrics, secret)
     home = settings.home()
     registry = home.registry()
-    metrics = Metrics()
     recorder = ServingRecorder(metrics)
     cache = VectorCache(settings.cache_bytes)
     keyring = Keyring(loopback=settings.loopback)
@@ -119,6 +130,7 @@ def build(settings: Settings) -> Service:
             provider=settings.provider,
             precision=settings.precision,
             threads=settings.threads,
+            streams=settings.streams,
         )
 
     def make_embedder(encoder: Encoder) -> Embedder:
@@ -132,6 +144,8 @@ def build(settings: Settings) -> Service:
             queue_seconds=settings.queue_seconds,
             max_request_tokens=settings.max_request_tokens,
             deadline_seconds=settings.request_seconds,
+            shared=shared,
+            secret=secret,
         )
 
     def changed(before: Snapshot, snapshot: Snapshot) -> None:
@@ -148,7 +162,17 @@ def build(settings: Settings) -> Service:
         resident_adapters=settings.resident_adapters,
         on_change=changed,
     )
-    return Service(settings, home, registry, keyring, cache, catalog, watch, metrics, recorder, threads)
+    return Service(settings, home, registry, keyring, cache, catalog, watch, metrics, recorder, threads, shared)
+
+
+def _shared_cache(settings: Settings, url: SecretStr, metrics: Metrics, secret: bytes) -> SharedCache:
+    return SharedCache(
+        SharedServer(url.get_secret_value()),
+        metrics,
+        timeout_seconds=settings.cache_timeout_ms / 1000,
+        ttl_seconds=settings.cache_ttl_seconds,
+        secret=secret,
+    )
 
 
 @asynccontextmanager
@@ -156,11 +180,14 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service: Service = app.state.service
     service.watch.start()
     async with AsyncExitStack() as stack:
-        # Undone in reverse: first the worker, then the poll, then the runtime, the monitors (which store their state
-        # in the registry) and the registry itself.
+        # Undone in reverse: first the worker, then the poll, the runtime, the shared cache (once it has written what it
+        # still holds), the monitors (which store their state in the registry) and the registry itself.
         stack.callback(service.registry.close)
         stack.callback(service.threads.close)
         stack.push_async_callback(asyncio.to_thread, service.watch.stop)
+        if service.shared_cache is not None:
+            service.shared_cache.start()
+            stack.push_async_callback(service.shared_cache.close)
         stack.push_async_callback(asyncio.to_thread, service.catalog.stop)
         await stack.enter_async_context(_background(service.catalog.follow(service.settings.poll_seconds)))
         stack.push_async_callback(_note_uses, service)

@@ -106,3 +106,4 @@ class ServingRecorder:
         self._cache_seen = now
         self.metrics.cache_bytes.set(cache.bytes)
         self.metrics.cache_entries.set(len(cache))
+        self.metrics.cache_limit_bytes.set(cache.limit_bytes)

@@ -16,6 +16,7 @@ from service import logs
 from service.app import create_app
 from service.errors import ServiceError
 from service.settings import Settings
+from service.shared_server import CacheUnusable
 from service.state import Service
 
 log = structlog.get_logger()
@@ -32,10 +33,14 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] | None = None
         on_listening: Called once with the address, such as `http://127.0.0.1:8080`, when requests are taken.
 
     Raises:
-        ServeRefused: No key exists and the address is not loopback, or the port cannot be had.
+        ServeRefused: No key exists and the address is not loopback, the port cannot be had, or the shared cache is
+            configured in a way that cannot work.
         RegistryError: The registry cannot be opened.
     """
-    app = create_app(settings)
+    try:
+        app = create_app(settings)
+    except CacheUnusable as error:
+        raise ServeRefused(str(error)) from None
     service: Service = app.state.service
     try:
         _check_exposure(settings, service)

@@ -29,8 +29,9 @@ class Settings(BaseSettings):
     )
 
     provider: str = Field("auto", description="Execution provider; `auto` measures and takes the fastest exact one.")
-    precision: str = Field("auto", description="Arithmetic of the backbone: auto, fp32 or bf16.")
+    precision: str = Field("auto", description="Arithmetic of the backbone: auto, fp32, bf16, or int8.")
     threads: int | None = Field(None, ge=1, description="Threads of the runtime; by default one a core.")
+    streams: int | None = Field(None, ge=1, description="Batches computed at once; by default what measures best.")
     max_batch_tokens: int = Field(
         1024, ge=1, description="Padded tokens in one batch of the runtime; a GPU wants 8192 or more."
     )

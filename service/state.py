@@ -16,6 +16,7 @@ from service.catalog import Catalog
 from service.errors import Problem
 from service.recorder import ServingRecorder
 from service.settings import Settings
+from service.shared_cache import SharedCache
 from service.snapshot import Target
 from service.threads import Threads
 from service.watch import Watch
@@ -37,6 +38,7 @@ class Service:
     metrics: Metrics
     recorder: ServingRecorder
     threads: Threads
+    shared_cache: SharedCache | None = None
     draining: bool = False
 
     async def resolve(self, model: str) -> Target:

@@ -3,6 +3,7 @@
 import hashlib
 import importlib.metadata
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,11 @@ def _exported_home() -> Path:
     """A home with the default backbone exported, kept between runs and made anew when its makers change."""
     from training.export import import_backbone
 
-    makers = ("training/export.py", "training/sources.py", "training/parity.py", "encoder/manifest.py")
+    makers = (
+        *("training/export.py", "training/weight_names.py", "training/sources.py", "training/parity.py"),
+        *("training/quantize.py", "training/precisions.py", "training/retrieval_texts.py"),
+        *("encoder/manifest.py", "encoder/retrieval.py"),
+    )
     code = b"".join((ROOT / file).read_bytes() for file in (*makers, "registry/tables.py"))
     versions = "".join(importlib.metadata.version(p) for p in ("torch", "transformers", "onnxscript", "onnxruntime"))
     key = hashlib.sha256(code + versions.encode()).hexdigest()[:16]
@@ -63,3 +68,30 @@ def session_backbone_home(exported_backbone: Path, tmp_path_factory: pytest.Temp
     folder = tmp_path_factory.mktemp("shared-home") / "home"
     shutil.copytree(exported_backbone, folder)
     return Home.at(folder)
+
+
+@pytest.fixture(scope="session")
+def peft_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Saves an adapter made by PEFT on the real backbone, its B drawn at random, and returns the folder."""
+    import torch
+    import transformers
+    from peft import LoraConfig, get_peft_model
+
+    from training.export import quietly
+    from training.sources import open_source
+
+    def make(*, seed: int = 0, std: float = 0.05, whole: bool = False, **config: object) -> Path:
+        torch.manual_seed(seed)
+        settings = {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"], **config}
+        kind = transformers.AutoModelForSequenceClassification if whole else transformers.AutoModel
+        with quietly():
+            model = get_peft_model(kind.from_pretrained(open_source(None).folder), LoraConfig(**settings))
+            with torch.no_grad():
+                for name, parameter in model.named_parameters():
+                    if "lora_B" in name:
+                        parameter.normal_(0, std)
+            folder = tmp_path_factory.mktemp("peft")
+            model.save_pretrained(folder)
+        return folder
+
+    return make

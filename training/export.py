@@ -15,14 +15,17 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
-from encoder.encoder import Encoder
+from encoder.encoder import INT8_FILE, Encoder
 from encoder.errors import EncoderError
 from encoder.graph import check_graph
-from encoder.manifest import BackboneManifest, FileEntry, Parity, Probes, Store, sha256
+from encoder.manifest import BackboneManifest, FileEntry, Parity, PrecisionFacts, Probes, Store, sha256
 from encoder.runtime import OUTPUT, open_session
 from encoder.tokens import Tokenizer, encodable, plan_batches
 from registry.names import valid_backbone_name
 from training.parity import parity_texts, probe_texts, prove
+from training.precisions import calibration_feeds, int8_holds, measure_precisions
+from training.quantize import quantize
+from training.retrieval_texts import retrieval_probe
 from training.sources import ExportRefused, Source, open_source
 from training.weight_names import name_weights
 
@@ -69,12 +72,21 @@ def import_backbone(
         check_graph(model, inputs={"input_ids", "attention_mask"}, outputs={OUTPUT})
         session = open_session(model, "cpu", "fp32")
         parity = prove(
-            tokenizer, module.run, session.run, lambda part: report("proving parity with torch", 0.6 + 0.25 * part)
+            tokenizer, module.run, session.run, lambda part: report("proving parity with torch", 0.6 + 0.2 * part)
         )
-        report("recording probes", 0.85)
-        probes = record_probes(tokenizer, session.run)
-        files = {"model.onnx": model, "tokenizer.json": found.tokenizer, "probes.json": probes.to_bytes()}
-        manifest = _manifest(found, name, files, parity, probes.vectors.shape[1])
+        report("recording probes", 0.8)
+        probes, retrieval = record_probes(tokenizer, session.run), retrieval_probe()
+        del session
+        files = {"model.onnx": model, "tokenizer.json": found.tokenizer}
+        files |= {"probes.json": probes.to_bytes(), "retrieval.json": retrieval.to_bytes()}
+        report("making int8 weights", 0.82)
+        int8 = quantize(model, calibration_feeds(tokenizer))
+        report("measuring precisions", 0.86)
+        precisions = measure_precisions(tokenizer, model, int8, retrieval)
+        if int8 is not None and int8_holds(precisions):
+            check_graph(int8, inputs={"input_ids", "attention_mask"}, outputs={OUTPUT})
+            files[INT8_FILE] = int8
+        manifest = _manifest(found, name, files, parity, probes.vectors.shape[1], precisions)
         # The last proof: the loader itself accepts exactly these bytes.
         blobs = {sha256(data): data for data in (*files.values(), manifest.to_bytes())}
         Encoder.open(manifest.digest, blobs.__getitem__, provider="cpu")
@@ -202,7 +214,14 @@ def record_probes(tokenizer: Tokenizer, run: Callable[[Any, Any], npt.NDArray[np
     return Probes(tuple(texts), np.stack(vectors))
 
 
-def _manifest(source: Source, name: str, files: dict[str, bytes], parity: Parity, dimension: int) -> BackboneManifest:
+def _manifest(
+    source: Source,
+    name: str,
+    files: dict[str, bytes],
+    parity: Parity,
+    dimension: int,
+    precisions: dict[str, PrecisionFacts],
+) -> BackboneManifest:
     return BackboneManifest(
         name=name,
         source=source.described,
@@ -216,6 +235,7 @@ def _manifest(source: Source, name: str, files: dict[str, bytes], parity: Parity
         versions={library: importlib.metadata.version(library) for library in _LIBRARIES},
         parity=parity,
         prompts=source.prompts,
+        precisions=precisions,
     )
 
 

@@ -27,6 +27,7 @@ __all__ = ["LoraRefused", "import_lora"]
 
 # An adapter whose largest change of a component is less than this was lost on the way, or never trained.
 MIN_CHANGE = 1e-4
+_CHANGE_TEXTS = 64
 _LIBRARIES = ("onnx", "onnxruntime", "peft", "torch", "transformers")
 # A layer behind the tokens' vectors, which BERT-like models carry and sentence vectors do not use.
 _UNUSED = "pooler."
@@ -77,15 +78,15 @@ def import_lora(
     weights = weights_bytes(adapter.pairs())
     draft = _draft(backbone, standing.dimension, adapter, weights, ignored, parent)
     try:
-        report("proving parity with PEFT", 0.2)
         # What the real manifest says, its probes and its parity, is computed under a draft that has neither.
         nothing = Probes(("",), np.eye(1, standing.dimension, dtype=np.float32))
         served = _served(encoder, Lora("", draft, adapter.pairs(), nothing))
-        parity = prove(
-            encoder.tokenizer, reference, served, lambda part: report("proving parity with PEFT", 0.2 + 0.6 * part)
-        )
         change = _change(encoder, served)
-        report("recording probes", 0.85)
+        report("proving parity with PEFT", 0.2)
+        parity = prove(
+            encoder.tokenizer, reference, served, lambda part: report("proving parity with PEFT", 0.2 + 0.65 * part)
+        )
+        report("recording probes", 0.9)
         from training.export import record_probes
 
         probes = record_probes(encoder.tokenizer, served).to_bytes()
@@ -146,12 +147,12 @@ def _served(encoder: Encoder, lora: Lora) -> Run:
 
 
 def _change(encoder: Encoder, served: Run) -> float:
-    """Largest change of a component by the adapter, over the parity texts.
+    """Largest change of a component by the adapter, over the first of the parity texts.
 
     Raises:
         LoraRefused: It changes nothing to speak of.
     """
-    ids = encoder.tokenizer.encode(parity_texts(encoder.tokenizer), truncate=True).ids
+    ids = encoder.tokenizer.encode(parity_texts(encoder.tokenizer)[:_CHANGE_TEXTS], truncate=True).ids
     change = 0.0
     for batch in plan_batches([len(row) for row in ids], 1024):
         feed = encoder.tokenizer.pad([ids[index] for index in batch])

@@ -26,7 +26,7 @@ class Origin:
 
     Attributes:
         model: Name and number, such as `banking@7`, or the backbone's name.
-        kind: "backbone" or "head".
+        kind: "backbone", "head" or "lora".
         version: Digest of the version; None for a bare backbone.
         backbone: Digest of the backbone's manifest.
         provider, precision: What computed the base vectors.

@@ -7,7 +7,7 @@ the window before it are done, so no run waits for the end of a window.
 
 import sys
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,8 +16,12 @@ import numpy as np
 
 from encoder.bulk.model import Model, Vectors
 from encoder.bulk.window import Done, Tokens, Window, tokenize
+from encoder.runtime import Provider
 
-BATCH = 32
+BATCH = 48
+"""Texts of a batch: measured, 2 to 3 % faster than 32 on two cores, and no slower than any larger number."""
+GPU_BATCH, GPU_TOKENS = 512, 32_768
+"""Most texts and padded tokens of a batch on a GPU, which takes far more at once before it gains nothing."""
 _SWITCH_SECONDS = 0.0005
 
 Tick = Callable[[int], None]
@@ -66,16 +70,29 @@ def compute(windows: Iterator[Window], model: Model, *, truncate: bool, base: bo
 
 
 def _start(tokens: Tokens, model: Model, running: ThreadPoolExecutor) -> _UnderWay:
-    """Queue the runs of a window: batches of equal size from the longest texts to the shortest."""
+    """Queue the runs of a window, from the longest texts to the shortest."""
     vectors = np.empty((len(tokens.ids), model.dimension), dtype=np.float32)
-    order = sorted(range(len(tokens.ids)), key=lambda index: -len(tokens.ids[index]))
+    gpu = model.encoder.session.provider is Provider.CUDA
 
     def run(batch: list[int]) -> int:
         vectors[batch] = model.run([tokens.ids[index] for index in batch])
         return len(batch)
 
-    batches = [order[start : start + BATCH] for start in range(0, len(order), BATCH)]
+    lengths = list(map(len, tokens.ids))
+    batches = plan(lengths, GPU_BATCH, GPU_TOKENS) if gpu else plan(lengths, BATCH)
     return _UnderWay(tokens, vectors, [running.submit(run, batch) for batch in batches])
+
+
+def plan(lengths: Sequence[int], rows: int, tokens: int | None = None) -> list[list[int]]:
+    """Batches of row positions, longest rows first, of at most so many rows and padded tokens (but at least a row)."""
+    order = sorted(range(len(lengths)), key=lambda index: -lengths[index])
+    batches = []
+    start = 0
+    while start < len(order):
+        fitting = rows if tokens is None else max(1, min(rows, tokens // lengths[order[start]]))
+        batches.append(order[start : start + fitting])
+        start += fitting
+    return batches
 
 
 def _finish(under_way: _UnderWay, model: Model, base: bool, tick: Tick) -> Done:

@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from encoder.adapters import Head
 from encoder.encoder import Encoder
+from encoder.lora import Lora
 
 Vectors = npt.NDArray[np.float32]
 
@@ -23,22 +24,26 @@ class Model:
     Attributes:
         name: As files name it: the backbone's name, or an adapter's with the number, such as `banking@7`.
         encoder: The backbone.
-        head: The head version on top; None for the bare backbone.
+        head, lora: The version; at most one of the two, neither for the bare backbone.
     """
 
     name: str
     encoder: Encoder
     head: Head | None = None
+    lora: Lora | None = None
 
     @property
     def kind(self) -> str:
-        """ "backbone" or "head"."""
+        """ "backbone", "head" or "lora"."""
+        if self.lora is not None:
+            return "lora"
         return "backbone" if self.head is None else "head"
 
     @property
     def version(self) -> str | None:
         """Digest of the version; None for the bare backbone."""
-        return None if self.head is None else self.head.digest
+        version = self.lora or self.head
+        return None if version is None else version.digest
 
     @property
     def dimension(self) -> int:
@@ -51,11 +56,13 @@ class Model:
         return self.encoder.session.streams
 
     def run(self, ids: Sequence[Sequence[int]]) -> Vectors:
-        """Base vectors (b, d) float32 of one batch of token ids."""
-        return self.encoder.run(ids)
+        """Vectors (b, d) float32 of one batch of token ids, as the runtime gives them: base vectors, or a LoRA's."""
+        if self.lora is None:
+            return self.encoder.run(ids)
+        return self.encoder.forward_adapted(*self.encoder.tokenizer.pad(ids), [self.lora] * len(ids))
 
     def finish(self, base: Vectors) -> Vectors:
-        """Vectors (n, d) float32 of the version for base vectors (n, d); the same array for a bare backbone."""
+        """Vectors (n, d) float32 of the version for what `run` gave; the same array where there is no head."""
         return base if self.head is None else apply_head(self.head, base)
 
 

@@ -215,6 +215,8 @@ def _check_places(source: Path, out: Path) -> None:
 
 def _origin(model: Model, options: Options, identity: Identity) -> Origin:
     session = model.encoder.session
+    if options.base and model.lora is not None:
+        raise FileRefused("a LoRA version acts inside the backbone: there are no base vectors to store")
     base = model.head is not None if options.base is None else options.base
     content = {
         "input": identity.sha256,

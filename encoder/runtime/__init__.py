@@ -1,24 +1,33 @@
 """The only package that knows ONNX Runtime: sessions, and the choice among providers, precisions and threads."""
 
-from encoder.runtime.choice import MIN_COSINE, choose, min_cosine
-from encoder.runtime.kinds import Feed, Ids, Measurement, Precision, Provider, Vectors
-from encoder.runtime.machine import cores
-from encoder.runtime.session import OUTPUT, HeadSession, Session, candidates, open_session
+from encoder.runtime.choice import BAR, INT8_BAR, Int8, Run, Yardstick, choose, least_cosine, min_cosine
+from encoder.runtime.kinds import BATCH_TOLERANCE, Arrangement, Feed, Ids, Measurement, Precision, Provider, Vectors
+from encoder.runtime.machine import cores, release_memory
+from encoder.runtime.session import OUTPUT, HeadSession, Session, candidates, observe, open_session
 
 __all__ = [
-    "MIN_COSINE",
+    "BAR",
+    "BATCH_TOLERANCE",
+    "INT8_BAR",
     "OUTPUT",
+    "Arrangement",
     "Feed",
     "HeadSession",
     "Ids",
+    "Int8",
     "Measurement",
     "Precision",
     "Provider",
+    "Run",
     "Session",
     "Vectors",
+    "Yardstick",
     "candidates",
     "choose",
     "cores",
+    "least_cosine",
     "min_cosine",
+    "observe",
     "open_session",
+    "release_memory",
 ]

@@ -1,65 +1,120 @@
-"""The choice of an execution provider by measuring the machine.
+"""The choice of provider, precision and arrangement by measuring the machine.
 
-Every candidate the machine offers must first reproduce the model's probe vectors; the fastest of those serves. A
-provider that fails to load or deviates is reported with its error and never stops the others.
+Every candidate must first give the vectors that the model's probes record, to the bar of its precision; the fastest of
+those serves. One that fails to load or deviates is reported with its error and never stops the others.
 """
 
-import time
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import structlog
 
 from encoder.errors import NoProvider
-from encoder.runtime.kinds import Feed, Measurement, Precision, Provider, Vectors, first_line, known
+from encoder.runtime.kinds import Feed, Ids, Measurement, Precision, Provider, Vectors, first_line, known
+from encoder.runtime.machine import cores
 from encoder.runtime.session import Session, candidates, open_session
+from encoder.runtime.tuning import Contest, ladder
 
-MIN_COSINE = 0.9999
-_MEASURE_SECONDS = 0.15
+_MEASURE_SECONDS = 2.0
+_SAME_VECTORS = 0.999999  # no ranking changes by what lies beyond this cosine
+
+Run = Callable[[Ids, Ids], Vectors]
+"""Padded ids and mask, (b, t) int64, to vectors (b, d) float32."""
 
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """What vectors must keep of those in float32.
+
+    Attributes:
+        cosine: Smallest cosine to the probe vectors.
+        loss: Most points of nDCG@10 (of 100) that may be lost on the retrieval probe.
+    """
+
+    cosine: float
+    loss: float
+
+
+BAR = Bar(0.9999, 0.1)
+"""What `auto` requires of every precision, and every precision but int8 in any case."""
+INT8_BAR = Bar(0.95, 1.0)
+"""What int8 must keep where it is asked for by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Yardstick:
+    """What candidates are held against.
+
+    Attributes:
+        feeds: The probes as padded batches, shortest first; the first one is also what speed is measured on.
+        expected: (n, d) float32, the probe vectors in the order of the feeds.
+        retrieval: Scores a run on the retrieval probe in points of nDCG@10; None without such a probe.
+        score: What float32 scored at import.
+    """
+
+    feeds: Sequence[Feed]
+    expected: Vectors
+    retrieval: Callable[[Run], float] | None = None
+    score: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Int8:
+    """The int8 form of a backbone.
+
+    Attributes:
+        model: Gives its ONNX file; called when it is wanted.
+        fault: Why `auto` need not try it, by what was measured at import; None if it may win.
+    """
+
+    model: Callable[[], bytes]
+    fault: str | None = None
+
+
+def least_cosine(precision: Precision) -> float:
+    """Smallest cosine to the probe vectors of a session that may serve in this precision."""
+    return INT8_BAR.cosine if precision is Precision.INT8 else BAR.cosine
+
+
 def choose(
     model: bytes,
-    feeds: Sequence[Feed],
-    expected: Vectors,
+    yardstick: Yardstick,
     provider: str = "auto",
     precision: str = "auto",
     threads: int | None = None,
+    streams: int | None = None,
+    int8: Int8 | None = None,
 ) -> tuple[Session, list[Measurement]]:
-    """The fastest session that reproduces the probe vectors, and what every candidate showed.
+    """The fastest session that holds against the yardstick, and what every candidate showed.
 
     Args:
         model: An ONNX file that `check_graph` accepts.
-        feeds: The probes as padded batches; the first one is also what speed is measured on.
-        expected: (n, d) float32, the probe vectors in the order of the feeds.
+        yardstick: What every candidate is held against.
         provider, precision: Narrow the candidates; "auto" leaves them open.
-        threads: Threads of one run; None takes every core available.
+        threads: Threads of all runs together; None takes every core available.
+        streams: Runs under way at once; None measures.
+        int8: The same backbone with int8 weights, where there is one.
 
     Raises:
-        NoProvider: Nothing asked for is on this machine, or nothing reproduces the probes; names each fault.
+        NoProvider: Nothing asked for is on this machine, or nothing holds against the yardstick; names each fault.
     """
-    wanted = [
-        pair
-        for pair in candidates()
-        if (provider == "auto" or pair[0] == known(Provider, provider))
-        and (precision == "auto" or pair[1] == known(Precision, precision))
-    ]
-    if not wanted:
-        has = ", ".join(f"{name}/{kind}" for name, kind in candidates())
-        raise NoProvider(f"provider {provider} in precision {precision} is not on this machine, which has {has}")
-    best: Session | None = None
+    wanted = _wanted(provider, precision, int8)
+    contest = Contest(yardstick.feeds[0], _MEASURE_SECONDS)
     measured: list[Measurement] = []
-    fastest = 0.0
     for name, kind in wanted:
-        session, result = _measure(model, name, kind, threads, feeds, expected)
+        if kind is Precision.INT8 and precision == "auto" and int8 is not None and int8.fault is not None:
+            measured.append(Measurement(name, kind, error=int8.fault))
+            continue
+        weights = int8.model() if kind is Precision.INT8 and int8 is not None else model
+        bar = INT8_BAR if kind is Precision.INT8 and precision != "auto" else BAR
+        result = _measure(weights, name, kind, threads, streams, yardstick, bar, contest)
         measured.append(result)
         if result.error is not None:
             log.warning("encoder.provider_left_out", provider=name, precision=kind, reason=result.error)
-        elif result.texts_per_second > fastest:
-            best, fastest = session, result.texts_per_second
+    best = contest.session
     if best is None:
         faults = "; ".join(f"{m.provider}/{m.precision}: {m.error}" for m in measured)
         raise NoProvider(f"no execution provider reproduces the probe vectors: {faults}")
@@ -75,35 +130,57 @@ def min_cosine(vectors: Vectors, expected: Vectors) -> float:
     return float(np.min((vectors * expected).sum(axis=1) / np.maximum(norms, 1e-12)))
 
 
+def _wanted(provider: str, precision: str, int8: Int8 | None) -> list[tuple[Provider, Precision]]:
+    here = candidates(int8=int8 is not None)
+    wanted = [
+        pair
+        for pair in here
+        if (provider == "auto" or pair[0] == known(Provider, provider))
+        and (precision == "auto" or pair[1] == known(Precision, precision))
+    ]
+    if wanted:
+        return wanted
+    if precision == Precision.INT8 and int8 is None:
+        raise NoProvider("this backbone has no int8 weights; importing it again makes them where they hold")
+    has = ", ".join(f"{name}/{kind}" for name, kind in here)
+    raise NoProvider(f"provider {provider} in precision {precision} is not on this machine, which has {has}")
+
+
 def _measure(
     model: bytes,
     provider: Provider,
     precision: Precision,
     threads: int | None,
-    feeds: Sequence[Feed],
-    expected: Vectors,
-) -> tuple[Session | None, Measurement]:
-    """Load one candidate, hold it against the probes, then time it."""
+    streams: int | None,
+    yardstick: Yardstick,
+    bar: Bar,
+    contest: Contest,
+) -> Measurement:
+    """Load one candidate, hold it against the yardstick, then let it enter the contest of speed."""
     result = Measurement(provider, precision)
+    threads = threads or cores()
     try:
-        session = open_session(model, provider, precision, threads)
-        cosine = min_cosine(np.concatenate([session.run(*feed) for feed in feeds]), expected)
-        if cosine < MIN_COSINE:
-            fault = f"vectors deviate from the probes: smallest cosine {cosine:.6f}, at least {MIN_COSINE} is required"
-            return None, replace(result, min_cosine=cosine, error=fault)
-        return session, replace(result, min_cosine=cosine, texts_per_second=_speed(session, feeds[0]))
+        return contest.enter(
+            lambda runs, spinning: open_session(model, provider, precision, threads, runs, spinning),
+            ladder(provider, threads, streams),
+            lambda session: _proven(session, yardstick, bar),
+        )
     except Exception as error:  # noqa: BLE001  a plugin may raise anything; one bad provider must not stop the rest
-        return None, replace(result, error=first_line(error))
+        return replace(result, error=first_line(error))
 
 
-def _speed(session: Session, feed: Feed) -> float:
-    """Texts a second on one batch: the best of some runs within a seventh of a second, at least two."""
-    best = float("inf")
-    until = time.perf_counter() + _MEASURE_SECONDS
-    runs = 0
-    while runs < 2 or time.perf_counter() < until:
-        start = time.perf_counter()
-        session.run(*feed)
-        best = min(best, time.perf_counter() - start)
-        runs += 1
-    return len(feed[0]) / best
+def _proven(session: Session, yardstick: Yardstick, bar: Bar) -> Measurement:
+    """What the vectors of a session are worth."""
+    result = Measurement(session.provider, session.precision)
+    cosine = min_cosine(np.concatenate([session.run(*feed) for feed in yardstick.feeds]), yardstick.expected)
+    result = replace(result, min_cosine=cosine)
+    if cosine < bar.cosine:
+        fault = f"vectors deviate from the probes: smallest cosine {cosine:.6f}, at least {bar.cosine} is required"
+        return replace(result, error=fault)
+    if yardstick.retrieval is None or cosine >= _SAME_VECTORS:
+        return result
+    score = yardstick.retrieval(session.run)
+    if not yardstick.score - score <= bar.loss:
+        fault = f"retrieval suffers: nDCG@10 {score:.2f}, float32 has {yardstick.score:.2f}, {bar.loss} may be lost"
+        return replace(result, retrieval=score, error=fault)
+    return replace(result, retrieval=score)

@@ -1,5 +1,7 @@
-"""What this machine gives the process: cores, within the limits of its container, and the number formats of the CPU."""
+"""What this machine gives the process: cores, within the limits of its container; number formats; memory."""
 
+import contextlib
+import ctypes
 import math
 import os
 from pathlib import Path
@@ -34,6 +36,12 @@ def cpu_quota(root: Path, own: Path) -> float | None:
 def cpu_has_bf16() -> bool:
     """Whether the CPU multiplies bfloat16 itself; elsewhere bf16 would be emulated, slow and no gain."""
     return bool({"avx512_bf16", "amx_bf16"} & _cpu_flags())
+
+
+def release_memory() -> None:
+    """Give memory that was freed back to the system, where the C library keeps it (glibc); loading leaves much."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _groups(root: Path, own: Path) -> list[tuple[Path, str]]:

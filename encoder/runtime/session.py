@@ -1,10 +1,11 @@
 """Loaded models: backbones on any provider, heads on the CPU. Every `run` is safe from many threads at once."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx
 import onnxruntime as ort
 
 from encoder.errors import EncoderError, NoProvider
@@ -30,7 +31,7 @@ class Session:
     def __init__(
         self, session: Any, provider: Provider, precision: Precision, threads: int, streams: int, spinning: bool
     ) -> None:
-        self._session = session
+        self._session = lean(session)
         self.provider = provider
         self.precision = precision
         self.threads = threads
@@ -56,6 +57,10 @@ class Session:
             raise EncoderError(f"{self.provider} in {self.precision} gave values that are not finite")
         return vectors
 
+    def with_streams(self, streams: int) -> "Session":
+        """The same loaded model, for so many runs at once; for a provider that arranges nothing for them in advance."""
+        return Session(self._session, self.provider, self.precision, self.threads, streams, self.spinning)
+
     def sibling(self, model: bytes) -> "Session":
         """Another model opened the way this one is: same provider, precision, threads, streams and spinning.
 
@@ -69,7 +74,8 @@ class HeadSession:
     """A loaded head adapter on the CPU."""
 
     def __init__(self, model: bytes, threads: int = 1) -> None:
-        self._session = ort.InferenceSession(model, _cpu_options(threads, False), providers=["CPUExecutionProvider"])
+        options = _cpu_options(threads, False)
+        self._session = lean(ort.InferenceSession(model, options, providers=["CPUExecutionProvider"]))
 
     def run(self, base: Vectors) -> Vectors:
         """Adapted vectors (n, d) float32 of base vectors (n, d) float32; computed in pieces where n is large."""
@@ -83,15 +89,34 @@ class HeadSession:
         return vectors
 
 
-def candidates() -> list[tuple[Provider, Precision]]:
-    """What this machine has, most promising first; what is installed is listed even if it cannot load."""
+def observe(model: bytes, names: Sequence[str], feeds: Iterable[tuple[Ids, Ids]]) -> Iterator[list[npt.NDArray[Any]]]:
+    """Values of inner tensors of a backbone, computed on the CPU in float32: for each batch one array a name."""
+    graph = onnx.load_model_from_string(model)
+    for name in names:
+        graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
+    options, providers = _cpu_options(cores(), False), ["CPUExecutionProvider"]
+    session = ort.InferenceSession(graph.SerializeToString(), options, providers=providers)
+    for ids, mask in feeds:
+        yield session.run(list(names), {"input_ids": ids, "attention_mask": mask})
+
+
+def candidates(*, int8: bool = False) -> list[tuple[Provider, Precision]]:
+    """What this machine has, most promising first; what is installed is listed even if it cannot load.
+
+    Args:
+        int8: Whether the backbone has int8 weights.
+    """
     found: list[tuple[Provider, Precision]] = []
     if _CUDA in ort.get_available_providers():
         found += [(Provider.CUDA, Precision.TF32), (Provider.CUDA, Precision.FP32)]
     if plugin.openvino.installed():
         if cpu_has_bf16():
             found.append((Provider.OPENVINO, Precision.BF16))
+        if int8:
+            found.append((Provider.OPENVINO, Precision.INT8))
         found.append((Provider.OPENVINO, Precision.FP32))
+    if int8:
+        found.append((Provider.CPU, Precision.INT8))
     found.append((Provider.CPU, Precision.FP32))
     return found
 
@@ -107,7 +132,7 @@ def open_session(
     """Load a backbone with one provider and precision.
 
     Args:
-        model: An ONNX file that `check_graph` accepts.
+        model: An ONNX file that `check_graph` accepts; for int8 the one with int8 weights.
         provider, precision: A pair `candidates` may return.
         threads: Threads of all runs together; None takes every core available.
         streams: Runs that are to be computed at once, at most `threads`.
@@ -121,11 +146,11 @@ def open_session(
     streams = max(1, min(streams, threads))
     try:
         match pair:
-            case (Provider.CPU, Precision.FP32):
+            case (Provider.CPU, Precision.FP32 | Precision.INT8):
                 # One pool serves all runs of a session, and each caller's own thread works too.
                 options = _cpu_options(threads - streams + 1, spinning)
                 session = ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-            case (Provider.OPENVINO, Precision.FP32 | Precision.BF16):
+            case (Provider.OPENVINO, Precision.FP32 | Precision.BF16 | Precision.INT8):
                 session = plugin.openvino.open(model, pair[1], threads, streams)
             case (Provider.CUDA, Precision.FP32 | Precision.TF32):
                 session = _open_cuda(model, pair[1], threads)
@@ -136,6 +161,13 @@ def open_session(
     except Exception as error:  # the runtime and its plugins raise bare exceptions of many kinds
         raise NoProvider(f"{provider} in {precision} does not load: {first_line(error)}") from error
     return Session(session, pair[0], pair[1], threads, streams, spinning)
+
+
+def lean(session: Any) -> Any:
+    """The session without the model's bytes, which onnxruntime's Python class keeps for a fallback that is not ours."""
+    session.disable_fallback()
+    session._model_bytes = None
+    return session
 
 
 def _cpu_options(threads: int, spinning: bool) -> Any:

@@ -64,7 +64,7 @@ async def readyz(request: Request, service: Running) -> Response:
         if probe.digest != backbone.record.digest or time.monotonic() - probe.at > PROBE_SECONDS:
             probe.cosine = await service.threads.probe(backbone.encoder.self_check)
             probe.digest, probe.at = backbone.record.digest, time.monotonic()
-    if not probe.cosine >= MIN_COSINE:
+    if not probe.cosine >= min(MIN_COSINE, backbone.encoder.least_cosine):
         raise Problem(503, f"The model deviates from its probes: cosine {probe.cosine:.6f}.", code="probe_failed")
     return serialise.answer(
         {

@@ -1,11 +1,13 @@
 """GET /v1/models and /info: what is served, by which versions, and within which limits."""
 
+from dataclasses import asdict
 from datetime import datetime
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from encoder.runtime import Measurement
 from service import serialise
 from service.api import tei
 from service.auth import MayLook
@@ -16,10 +18,6 @@ from service.state import Running
 from service.version import VERSION
 
 router = APIRouter(responses=problems(401, 403))
-
-# How much a text's vector may differ (largest component) with the batch it is computed in, by precision: padding to
-# another length changes the order of sums. Measured on the default backbone and rounded up; the tests hold it.
-BATCH_TOLERANCE = {"fp32": 1e-5, "tf32": 2e-3, "bf16": 2e-3}
 
 
 @router.get("/v1/models", tags=["models"], summary="List what is served")
@@ -85,22 +83,43 @@ def _backbone(backbone: LoadedBackbone) -> dict[str, Any]:
         "provider": str(session.provider),
         "precision": str(session.precision),
         "threads": session.threads,
-        "batch_tolerance": BATCH_TOLERANCE.get(str(session.precision)),
+        "streams": session.streams,
+        "spinning": session.spinning,
+        "batch_tolerance": encoder.batch_tolerance,
         "parity": {
             "texts": manifest.parity.texts,
             "max_abs_difference": manifest.parity.max_abs_difference,
             "min_cosine": manifest.parity.min_cosine,
         },
-        "measurements": [
+        # What each precision was worth on the machine that imported the backbone, and what this one showed at start.
+        "precisions": {name: asdict(facts) for name, facts in manifest.precisions.items()},
+        "measurements": [_measurement(measured) for measured in encoder.measurements],
+    }
+
+
+def _measurement(measured: Measurement) -> dict[str, Any]:
+    best = measured.arrangement
+    return {
+        "provider": str(measured.provider),
+        "precision": str(measured.precision),
+        "texts_per_second": round(measured.texts_per_second, 1),
+        "threads": best.threads if best is not None else None,
+        "streams": best.streams if best is not None else None,
+        "spinning": best.spinning if best is not None else None,
+        "milliseconds": round(best.milliseconds, 3) if best is not None else None,
+        "min_cosine": measured.min_cosine,
+        "retrieval": measured.retrieval,
+        "chosen": measured.chosen,
+        "error": measured.error,
+        "tried": [
             {
-                "provider": str(m.provider),
-                "precision": str(m.precision),
-                "texts_per_second": round(m.texts_per_second, 1),
-                "min_cosine": m.min_cosine,
-                "chosen": m.chosen,
-                "error": m.error,
+                "threads": tried.threads,
+                "streams": tried.streams,
+                "spinning": tried.spinning,
+                "texts_per_second": round(tried.texts_per_second, 1),
+                "milliseconds": round(tried.milliseconds, 3),
             }
-            for m in encoder.measurements
+            for tried in measured.tried
         ],
     }
 

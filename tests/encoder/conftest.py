@@ -1,13 +1,16 @@
 """The real default backbone for the encoder's tests: its files in memory, and one encoder on the CPU provider."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from encoder.encoder import Encoder
-from encoder.manifest import BackboneManifest, sha256
+from encoder.lora import PROBES, WEIGHTS, Lora, weights_bytes
+from encoder.lora_manifest import LoraManifest
+from encoder.manifest import BackboneManifest, FileEntry, Parity, Probes, sha256
 from registry import backbones
 from registry.home import Home
 
@@ -58,3 +61,65 @@ def open_encoder(blobs: Blobs) -> Callable[..., Encoder]:
         return Encoder.open(blobs.digest, blobs.fetch, **options)  # type: ignore[arg-type]
 
     return opened
+
+
+WIDTHS = {"query": (384, 384), "key": (384, 384), "value": (384, 384), "intermediate.dense": (384, 1536)}
+
+
+@dataclass(frozen=True)
+class LoraMaker:
+    """Makes LoRA adapters of random weights, as artifacts and loaded."""
+
+    backbone: str
+
+    def pairs(
+        self, seed: int, rank: int, modules: Sequence[str] = ("query", "value"), layers: Sequence[int] = range(6)
+    ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        """A and B of some modules of some layers; together they move a vector by some degrees."""
+        draw = np.random.default_rng(seed)
+        made = {}
+        for layer in layers:
+            for module in modules:
+                inner = "" if "." in module else "attention.self."
+                wide, out = WIDTHS[module]
+                a = draw.normal(size=(rank, wide), scale=wide**-0.5).astype(np.float32)
+                b = draw.normal(size=(rank, out), scale=0.1).astype(np.float32)
+                made[f"encoder.layer.{layer}.{inner}{module}"] = (a, b)
+        return made
+
+    def published(
+        self,
+        pairs: Mapping[str, tuple[np.ndarray, np.ndarray]],
+        probes: Probes | None = None,
+        *,
+        weights: bytes | None = None,
+        **changed: object,
+    ) -> tuple[str, dict[str, bytes]]:
+        """(digest, blobs) of an adapter whose manifest names exactly these weights."""
+        probes = probes or Probes(("nobody asked for these",), np.eye(1, 384, dtype=np.float32))
+        files = {WEIGHTS: weights if weights is not None else weights_bytes(pairs), PROBES: probes.to_bytes()}
+        fields = {
+            "backbone": self.backbone,
+            "dimension": 384,
+            "rank": max(len(a) for a, _ in pairs.values()),
+            "files": {name: FileEntry.of(data) for name, data in files.items()},
+            "parity": Parity(1, 0.0, 1.0),
+            "recipe": {},
+            "dataset": {},
+            "metrics": {},
+            "parent": None,
+            "job": None,
+            "versions": {},
+            **changed,
+        }
+        manifest = LoraManifest(**fields)  # type: ignore[arg-type]
+        return manifest.digest, {sha256(data): data for data in (*files.values(), manifest.to_bytes())}
+
+    def __call__(self, seed: int, rank: int = 8, **where: Sequence[object]) -> Lora:
+        digest, held = self.published(self.pairs(seed, rank, **where))  # type: ignore[arg-type]
+        return Lora.open(digest, held.__getitem__)
+
+
+@pytest.fixture(scope="session")
+def make_lora(blobs: Blobs) -> LoraMaker:
+    return LoraMaker(blobs.digest)

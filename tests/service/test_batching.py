@@ -180,9 +180,13 @@ async def test_a_wait_that_would_be_too_long_is_refused_at_once(bench):
     b.submit([1], prefix="small")  # only as much of the large one is before it as it takes a turn for
     for n in range(15):
         b.submit([2] * 4, prefix=f"more{n}")
-    with pytest.raises(Overloaded) as refused:
+
+    def crowd():
         for n in range(15):
             b.submit([3] * 4, prefix=f"and more{n}")
+
+    with pytest.raises(Overloaded) as refused:
+        crowd()
     assert 1.0 < refused.value.retry_after < 1.1
     b.runtime.gate.set()
 

@@ -69,7 +69,7 @@ def test_the_bound_holds_and_every_put_beyond_it_is_an_eviction():
         assert cache.bytes == len(cache) * COST
     assert (len(cache), cache.evictions) == (50, 350)
     assert cache.get(key(399), truncate=False).vector[0] == 399
-    assert cache.get(key(0), truncate=False) is None
+    assert cache.get(key(200), truncate=False) is None
     assert (cache.hits, cache.misses) == (1, 1)
 
 

@@ -10,6 +10,7 @@ from huggingface_hub.errors import HfHubHTTPError
 from langchain_openai import OpenAIEmbeddings
 from llama_index.embeddings.openai import OpenAIEmbedding
 from llama_index.embeddings.text_embeddings_inference import TextEmbeddingsInference
+from pydantic import ValidationError
 
 from cli.server import running_service
 
@@ -72,6 +73,12 @@ def test_langchain_openai(url, http, expected):
     assert len(short.embed_query(TEXTS[0])) == 64
 
 
+def test_langchain_openai_with_our_fields(url, http, exact_encoder):
+    more = {"prompt_name": "query", "truncate": True, "model": "prompted"}
+    embeddings = langchain(url, http, model_kwargs={"extra_body": more})
+    assert near(embeddings.embed_query(LONG), exact_encoder.encode([f"query: {LONG}"], truncate=True).vectors[0])
+
+
 async def test_langchain_openai_async(url, expected):
     async with openai.DefaultAsyncHttpxClient() as client:
         embeddings = langchain(url, None, http_async_client=client)
@@ -96,6 +103,15 @@ def test_llama_index_openai(url, http, expected):
     assert near(model.get_query_embedding(TEXTS[0]), expected[0])
     short = OpenAIEmbedding(**settings, dimensions=64)
     assert len(short.get_text_embedding(TEXTS[0])) == 64
+    assert near(model.get_text_embedding(TEXTS[0].replace(" ", "\n")), expected[0])  # it sends spaces for line breaks
+
+
+def test_llama_index_openai_with_our_fields(url, http, exact_encoder):
+    more = {"extra_body": {"prompt_name": "query", "truncate": True}}
+    model = OpenAIEmbedding(
+        model_name="prompted", api_base=f"{url}/v1", api_key=KEY, http_client=http, additional_kwargs=more
+    )
+    assert near(model.get_text_embedding(LONG), exact_encoder.encode([f"query: {LONG}"], truncate=True).vectors[0])
 
 
 def test_llama_index_tei(url, expected, exact_encoder):
@@ -107,6 +123,20 @@ def test_llama_index_tei(url, expected, exact_encoder):
     assert near(instructed.get_query_embedding(TEXTS[0]), exact_encoder.encode([f"query: {TEXTS[0]}"]).vectors[0])
     adapted = TextEmbeddingsInference(model_name=MODEL, base_url=url, endpoint="/embed?model=support")
     assert not near(adapted.get_text_embedding_batch(TEXTS), expected)
+
+
+async def test_llama_index_tei_mistakes_a_refusal_for_vectors(url):
+    # It never looks at the status. What it raises is what docs/clients.md tells its users to expect.
+    model = TextEmbeddingsInference(model_name=MODEL, base_url=url, truncate_text=False)
+    for one in (model.get_text_embedding, model.get_query_embedding):
+        with pytest.raises(KeyError, match="0"):
+            one(LONG)
+    with pytest.raises(ValidationError, match="should be a valid list"):
+        model.get_text_embedding_batch([TEXTS[0], LONG])
+    with pytest.raises(KeyError, match="0"):
+        await model.aget_text_embedding(LONG)
+    with pytest.raises(ValidationError, match="should be a valid list"):
+        await model.aget_text_embedding_batch([TEXTS[0], LONG])
 
 
 async def test_llama_index_tei_async(url, expected):

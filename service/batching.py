@@ -35,6 +35,8 @@ TURN = 16
 WINDOW = 2
 # Fewer padded tokens than this are not split over two streams: a batch so small costs nearly as much as its half.
 LEAST_TOKENS = 96
+# A large request may wait this many times its own work: what would be long for a single text is little for a corpus.
+STRETCH = 16
 # Seconds after which an idle thread looks around all the same.
 IDLE_BEAT = 1.0
 
@@ -112,7 +114,7 @@ class Batcher:
         deliver: Called on the event loop with every computed batch.
         batch_tokens: Most padded tokens in a batch; a longer single text goes alone.
         queue_tokens: Most tokens that may wait.
-        queue_seconds: Longest wait, at the measured rate, that a request is let in to.
+        queue_seconds: Longest wait, at the measured rate, that a small request is let in to.
     """
 
     def __init__(
@@ -182,18 +184,20 @@ class Batcher:
         one (processor sharing), so a large request ahead does not shut small ones out.
 
         Raises:
-            Overloaded: It would wait for longer than `queue_seconds`, or more than `queue_tokens` would wait.
+            Overloaded: It would wait for longer than `queue_seconds`, or `STRETCH` times its own work where that is
+                more; or more than `queue_tokens` would wait.
         """
         waiting = self._waiting
         if not waiting:
             return  # an empty queue takes any one request
         if waiting + tokens > self.queue_tokens:
             raise Overloaded(self.rate.seconds(waiting))
-        if self.rate.seconds(waiting) > self.queue_seconds:
+        patience = max(self.queue_seconds, STRETCH * self.rate.seconds(tokens))
+        if self.rate.seconds(waiting) > patience:
             share = max(tokens, self.batch_tokens)
             with self._lock:
                 ahead = self._waiting - self._unplanned + sum(min(share, line.tokens) for line in self._lines)
-            if (seconds := self.rate.seconds(ahead)) > self.queue_seconds:
+            if (seconds := self.rate.seconds(ahead)) > patience:
                 raise Overloaded(seconds)
 
     def submit(self, flights: Sequence[Flight]) -> None:

@@ -28,6 +28,8 @@ from service.tickets import Ticket
 # Texts up to this many characters together are tokenised in place: about 0.3 ms, less than handing them to a thread
 # and back costs a loaded event loop. More go to a thread.
 INLINE_CHARACTERS = 500
+# Of ordinary prose, for a first guess of a request's tokens.
+CHARACTERS_A_TOKEN = 4
 # How often waiting requests are looked through: has the caller left, has the time passed?
 SWEEP_SECONDS = 0.2
 
@@ -227,8 +229,8 @@ class Embedder:
         while fresh := {
             key: position for position, key in missing if key not in tokenized and self._known(key, truncate) is None
         }:
-            if not tokenized:
-                self._admit(1)
+            if not tokenized:  # a first look, by size: who is refused is not tokenised
+                self._admit(sum(len(texts[position]) for position in fresh.values()) // CHARACTERS_A_TOKEN + 1)
             # In a thread this gives way to other requests, so what they started or finished is looked up again.
             result = await self._tokenize(ticket, texts, list(fresh.values()), truncate)
             tokenized.update(zip(fresh, zip(result.ids, result.truncated, strict=True), strict=True))

@@ -37,7 +37,10 @@ class Settings(BaseSettings):
     )
     queue_tokens: int = Field(300_000, ge=1, description="Tokens that may wait; beyond it callers get 429.")
     queue_seconds: float = Field(
-        1.0, gt=0, description="Longest wait, at the measured rate, that a request is let in to; else it gets 429."
+        0.25,
+        gt=0,
+        description="Longest wait, at the measured rate, that a small request is let in to, else it gets 429; a large "
+        "one may wait 16 times its own work.",
     )
     cache_bytes: int = Field(256 * MIB, ge=0, description="Memory of the cache of base vectors; 0 turns it off.")
     cache_url: SecretStr | None = Field(

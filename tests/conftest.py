@@ -1,7 +1,9 @@
 """Fixtures every test package shares: where the real data lies, and a home with the real backbone imported."""
 
+import contextlib
 import hashlib
 import importlib.metadata
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -36,15 +38,19 @@ def _exported_home() -> Path:
     key = hashlib.sha256(code + versions.encode()).hexdigest()[:16]
     folder = ROOT / ".cache" / f"backbone-{key}"
     if not (folder / "done").exists():
-        shutil.rmtree(folder, ignore_errors=True)
-        registry = Home.at(folder).registry()
+        # Made aside and put in its place whole: several runs of the tests may want it at once.
+        made = folder.with_name(f"{folder.name}-{os.getpid()}")
+        registry = Home.at(made).registry()
         manifest = import_backbone(None, registry.store)
         from registry import backbones
 
         with registry.writing() as session:
             backbones.add(session, manifest.to_dict(), manifest.digest)
         registry.close()
-        (folder / "done").touch()
+        (made / "done").touch()
+        with contextlib.suppress(OSError):  # another run was first
+            made.rename(folder)
+        shutil.rmtree(made, ignore_errors=True)
     return folder
 
 

@@ -58,6 +58,8 @@ def quantize(model_bytes: bytes, feeds: Sequence[Feed]) -> bytes | None:
         for name in node.input:
             readers.setdefault(name, []).append(node)
     sites = [node for node in model.graph.node if _is_site(node, weights, readers)]
+    if not sites:
+        return None
     seen = _seen(model_bytes, sorted({node.input[0] for node in sites}), feeds)
     sites = [node for node in sites if node.input[0] in seen]
     if not sites:

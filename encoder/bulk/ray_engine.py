@@ -55,9 +55,12 @@ class RayEngine:
         import ray
 
         started = not ray.is_initialized()
-        logging.getLogger("ray").setLevel(logging.ERROR)
+        for name in ("ray", "ray.data"):
+            logging.getLogger(name).setLevel(logging.ERROR)
         if started:
-            ray.init(include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
+            # On this machine, one more than the actors hold: reading never waits for one of them to end.
+            cpus = None if os.environ.get("RAY_ADDRESS") else self.workers + 1
+            ray.init(num_cpus=cpus, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
         try:
             session = model.encoder.session
             dataset = self._dataset(task, open_model, (str(session.provider), str(session.precision)))
@@ -84,7 +87,7 @@ class RayEngine:
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         try:
-            dataset: Dataset = ray.data.read_datasource(_source(task)).map_batches(
+            dataset: Dataset = ray.data.read_datasource(_source(task), num_cpus=0).map_batches(
                 _Embed,
                 fn_constructor_args=(open_model, pinned, task.options.truncate, task.base),
                 batch_size=None,

@@ -1,5 +1,6 @@
 """Manifests: one canonical form, strict reading, and every file held to the digest it is named by."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -11,6 +12,7 @@ from encoder.manifest import (
     FileEntry,
     HeadManifest,
     Parity,
+    PrecisionFacts,
     Probes,
     load_files,
     load_manifest_bytes,
@@ -32,6 +34,12 @@ BACKBONE = BackboneManifest(
     parity=Parity(300, 1e-7, 0.9999999),
     prompts={"query": "query: "},
 )
+FACTS = PrecisionFacts("cpu", 300, 0.03, 0.98, 0.002, 73.5)
+MEASURED = dataclasses.replace(
+    BACKBONE,
+    files={**BACKBONE.files, "model.int8.onnx": ENTRY, "retrieval.json": ENTRY},
+    precisions={"int8": FACTS},
+)
 HEAD = HeadManifest(
     backbone="1" * 64,
     dimension=4,
@@ -46,7 +54,7 @@ HEAD = HeadManifest(
 )
 
 
-@pytest.mark.parametrize("manifest", [BACKBONE, HEAD])
+@pytest.mark.parametrize("manifest", [BACKBONE, MEASURED, HEAD])
 def test_a_manifest_survives_its_bytes(manifest):
     data = manifest.to_bytes()
     again = type(manifest).from_bytes(data)
@@ -74,6 +82,9 @@ def altered(manifest, **changes):
         ({"weights_sha256": "../../etc/passwd"}, "weights_sha256"),
         ({"prompts": {"query": 1}}, r"prompts\.query"),
         ({"parity": {"texts": 1}}, "parity"),
+        ({"precisions": {"int8": {"texts": 1}}}, r"precisions\.int8"),
+        ({"precisions": []}, "precisions"),
+        ({"files": {**BACKBONE.to_dict()["files"], "model.int4.onnx": {"sha256": "0" * 64, "size": 1}}}, "files"),
         ({"files": {"model.onnx": {"sha256": "0" * 64, "size": 1}}}, "files"),
         ({"files": {**BACKBONE.to_dict()["files"], "model.onnx": {"sha256": "X", "size": 1}}}, r"model\.onnx"),
         ({"files": {**BACKBONE.to_dict()["files"], "model.onnx": {"sha256": "0" * 64}}}, r"model\.onnx"),
@@ -90,6 +101,15 @@ def test_a_missing_field_is_refused(field):
     del value[field]
     with pytest.raises(ArtifactRefused, match=field if field not in ("kind", "schema") else "schema"):
         BackboneManifest.from_bytes(json.dumps(value).encode())
+
+
+def test_a_manifest_from_before_precisions_were_measured_keeps_its_digest():
+    old = BACKBONE.to_dict()
+    assert "precisions" not in old
+    again = BackboneManifest.from_bytes(json.dumps(old).encode())
+    assert again.precisions == {}
+    assert again.digest == BACKBONE.digest
+    assert BackboneManifest.from_bytes(MEASURED.to_bytes()).precisions["int8"] == FACTS
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b"\xff\xfe", b'{"a": NaN}', b"[" * 100_000])

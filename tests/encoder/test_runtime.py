@@ -60,7 +60,7 @@ def test_each_provider_gives_the_vectors_of_the_reference(open_encoder, encoder,
     other = open_encoder(provider=provider, precision=precision)
     assert [(m.provider, m.precision) for m in other.measurements] == [(provider, precision)]
     wanted, found = encoder.encode(texts).vectors, other.encode(texts).vectors
-    assert (wanted * found).sum(axis=1).min() > (0.98 if precision is Precision.INT8 else 0.9999)
+    assert (wanted * found).sum(axis=1).min() > (0.97 if precision is Precision.INT8 else 0.9999)
     alone = np.concatenate([other.encode([text]).vectors for text in texts])
     together = other.run(other.tokenizer.encode(texts).ids)
     assert np.abs(together - alone).max() < other.batch_tolerance == BATCH_TOLERANCE[precision]

@@ -160,7 +160,7 @@ def exact_encoder(exported_backbone: Path) -> Encoder:
     registry = Home.at(exported_backbone).registry()
     with registry.reading() as session:
         digest = backbones.default(session).digest
-    encoder = Encoder.open(digest, registry.fetch, provider="cpu", precision="fp32", threads=2)
+    encoder = Encoder.open(digest, registry.fetch, provider="cpu", precision="fp32", threads=2, streams=1)
     registry.close()
     return encoder
 
@@ -256,7 +256,7 @@ def both(
 
     def open_encoder(digest: str) -> Encoder:
         if digest not in opened:
-            opened[digest] = Encoder.open(digest, registry.fetch, provider="cpu", precision="fp32", threads=2)
+            opened[digest] = Encoder.open(digest, registry.fetch, provider="cpu", precision="fp32", threads=2, streams=1)
         return opened[digest]
 
     yield lambda **settings: client_of(prompted_home, open_encoder, **settings)

@@ -116,7 +116,8 @@ def test_a_folder_is_imported_whole(small, imported):
     assert manifest.weights_sha256 == sha256((small / "model.safetensors").read_bytes())
     assert manifest.prompts == {"query": "query: "}
     assert shelf.last == manifest.digest
-    assert len(shelf) == 4
+    assert set(shelf) == {manifest.digest, *(entry.sha256 for entry in manifest.files.values())}
+    assert {"fp32", "int8"} <= manifest.precisions.keys()
     assert str(small.parent).encode() not in b"".join(shelf.values())
 
 
@@ -140,10 +141,13 @@ def test_an_import_is_silent_and_repeatable_and_reports_its_steps(small, importe
     assert again.name == "other"
     assert again.files == imported[0].files
     assert again.parity == imported[0].parity
+    assert again.precisions == imported[0].precisions
     fractions = [fraction for _, fraction in steps]
     assert fractions == sorted(fractions)
     assert (fractions[0], fractions[-1]) == (0.0, 1.0)
-    assert {"exporting to ONNX", "proving parity with torch"} <= {step for step, _ in steps}
+    assert {"exporting to ONNX", "proving parity with torch", "making int8 weights", "measuring precisions"} <= {
+        step for step, _ in steps
+    }
 
 
 @pytest.mark.parametrize("pooling", ["mean", "max"])

@@ -194,12 +194,12 @@ def write_jsonl() -> Callable[..., Path]:
 
 @pytest.fixture(scope="session")
 def sentences() -> Callable[..., list[str]]:
-    """So many different texts of three to thirty words."""
+    """So many different texts of four to twelve words."""
     words = ("card", "parcel", "flight", "invoice", "garden", "window", "kettle", "where", "is", "my", "lost", "the")
 
     def made(count: int, seed: int = 0) -> list[str]:
         chance = np.random.default_rng(seed)
-        sizes, picks = chance.integers(3, 30, count), chance.integers(0, len(words), (count, 30))
+        sizes, picks = chance.integers(3, 12, count), chance.integers(0, len(words), (count, 12))
         return [f"{i} " + " ".join(words[w] for w in picks[i, : sizes[i]]) for i in range(count)]
 
     return made

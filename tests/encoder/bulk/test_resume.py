@@ -108,7 +108,7 @@ def test_another_input_model_or_options_are_refused(
     with pytest.raises(Cut):
         embed_file(mine, out, lambda p: open_tiny(2), OPTIONS, engine=cut_after(2))
     for options in (Options(), Options(id_column="id", base=False), Options(id_column="id", text_column="id")):
-        with pytest.raises(ResumeRefused, match="other options .*--restart"):
+        with pytest.raises(ResumeRefused, match=r"other options .*--restart"):
             embed_file(mine, out, lambda p: open_tiny(2), options)
     with pytest.raises(ResumeRefused, match="begun with desk@2, not desk@1"):
         embed_file(mine, out, lambda p: open_tiny(1), OPTIONS)

@@ -76,15 +76,13 @@ def _measure(bench: Bench, o: argparse.Namespace, samples: Samples) -> None:
 
 
 def _round(bench: Bench, o: argparse.Namespace, samples: Samples, *, first: bool) -> None:
-    """Everything that is measured in turn; the first round also says what computes and that both servers agree."""
+    """Everything that is measured in turn; the first round also shows that both servers compute the same."""
     if "bare" in o.only:
         runtime = measure_bare(bench, o.texts, samples)
-        if first:
-            print(runtime)
+        print(runtime)
     if "service" in o.only:
         with running_service(bench.plain, worker=False, settings=UNCACHED) as url:
-            if first:
-                print(served(url))
+            print(served(url))  # every time: what is fastest is measured anew at each start
             measure_server(url, bench, samples, "", bench.seconds)
     if "infinity" in o.only:
         with running_peer(o.venv, bench.model) as url:

@@ -114,7 +114,15 @@ def embed(
     try:
         with shown() as watch:
             summary = embed_file(
-                file, out, opening, options, engine=compute, restart=restart, overwrite=overwrite, watch=watch
+                file,
+                out,
+                opening,
+                options,
+                engine=compute,
+                asked=(provider, precision),
+                restart=restart,
+                overwrite=overwrite,
+                watch=watch,
             )
     except KeyboardInterrupt:
         raise fail("stopped; what is done is kept, and the same command goes on from there", 130) from None

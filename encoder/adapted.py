@@ -42,9 +42,9 @@ class _State:
     least: int = 0
 
     def covers(self, loras: Iterable[Lora]) -> bool:
-        """Whether there is a branch for every module these adapters change."""
-        sites: frozenset[str] = self.layout.sites if self.layout is not None else frozenset()
-        return all(lora.shapes.keys() <= sites for lora in loras)
+        """Whether there is a branch, of the right widths, for every module these adapters change."""
+        slots = self.layout.slots if self.layout is not None else {}
+        return all(set(own) <= set(slots.get(width, ())) for lora in loras for width, own in lora.slots.items())
 
     def run(self, ids: Ids, mask: Ids, owners: Sequence[int], loras: Sequence[Lora]) -> Vectors:
         """One run; `owners` gives each row's place in `loras`, -1 for none."""

@@ -245,7 +245,9 @@ def _yardstick(
     if exact is None or "retrieval.json" not in files:
         return Yardstick(feeds, expected)
     probe = Retrieval.from_bytes(files["retrieval.json"])
-    return Yardstick(feeds, expected, lambda run: probe.measure(tokenizer, run), exact.retrieval)
+    return Yardstick(
+        feeds, expected, lambda session: probe.measure(tokenizer, session.run, session.streams), exact.retrieval
+    )
 
 
 def _int8_fault(manifest: BackboneManifest) -> str | None:

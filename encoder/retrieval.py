@@ -1,6 +1,7 @@
 """The retrieval probe: a small search task whose score shows what a number format costs where vectors are used."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -46,11 +47,18 @@ class Retrieval:
             total += float(gains[: len(row)][np.isin(row, answers)].sum() / gains[: len(answers)].sum())
         return 100.0 * total / len(queries)
 
-    def measure(self, tokenizer: Tokenizer, run: Run) -> float:
-        """The score of a model, given what runs it: padded ids and mask, (b, t) int64, to vectors (b, d) float32."""
+    def measure(self, tokenizer: Tokenizer, run: Run, at_once: int = 1) -> float:
+        """The score of a model.
+
+        Args:
+            tokenizer: The model's own.
+            run: Padded ids and mask, (b, t) int64, to vectors (b, d) float32.
+            at_once: Runs under way at a time.
+        """
         tokens = tokenizer.encode(self.texts, truncate=True)
         batches = plan_batches(tokens.counts, _BATCH_TOKENS)
-        parts = [run(*tokenizer.pad([tokens.ids[index] for index in batch])) for batch in batches]
+        with ThreadPoolExecutor(at_once) as pool:
+            parts = list(pool.map(lambda batch: run(*tokenizer.pad([tokens.ids[i] for i in batch])), batches))
         vectors = np.empty((len(self.texts), parts[0].shape[1]), dtype=np.float32)
         for batch, part in zip(batches, parts, strict=True):
             vectors[batch] = part

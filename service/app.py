@@ -150,7 +150,11 @@ def build(settings: Settings) -> Service:
 
     def changed(before: Snapshot, snapshot: Snapshot) -> None:
         recorder.catalog(before, snapshot, VERSION)
-        watch.follow({name: view.live for name, view in snapshot.adapters.items() if view.live is not None})
+        views = snapshot.adapters
+        watch.follow(
+            {name: view.live for name, view in views.items() if view.live is not None},
+            {name: view.serving for name, view in views.items() if view.asleep and view.serving is not None},
+        )
 
     catalog = Catalog(
         registry,

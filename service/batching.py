@@ -36,7 +36,7 @@ WINDOW = 2
 # Fewer padded tokens than this are not split over two streams: a batch so small costs nearly as much as its half.
 LEAST_TOKENS = 96
 # A large request may wait this many times its own work: what would be long for a single text is little for a corpus.
-STRETCH = 16
+STRETCH = 8
 # Seconds after which an idle thread looks around all the same.
 IDLE_BEAT = 1.0
 
@@ -140,6 +140,7 @@ class Batcher:
         self._unplanned = 0  # tokens in `_lines`
         self._busy = 0  # threads with a batch in hand
         self._begun: dict[int, float] = {}  # thread -> when the run began that it is in
+        self._failing_since: float | None = None  # when the first run failed that no successful one followed
         self._stopping = False
         self._lock = threading.Lock()
         self._work = threading.Condition(self._lock)
@@ -171,8 +172,11 @@ class Batcher:
         return self._waiting
 
     def alive(self, patience: float) -> bool:
-        """Whether every thread runs and no run of the model has taken longer than `patience` seconds."""
+        """Whether every thread runs, no run of the model has taken longer than `patience` seconds, and some run
+        succeeded within them if any failed."""
         now = time.monotonic()
+        if self._failing_since is not None and now - self._failing_since > patience:
+            return False
         return all(thread.is_alive() for thread in self._threads) and all(
             now - begun < patience for begun in list(self._begun.values())
         )
@@ -223,9 +227,19 @@ class Batcher:
                         self._work.notify()
                     flights = self._ready.popleft()
                     self._waiting -= sum(len(flight.ids) for flight in flights)
-                    return flights
+                    if wanted := self._still_wanted(flights):
+                        return wanted
+                    self._busy -= 1
+                    continue
                 self._work.wait(IDLE_BEAT)
         return None
+
+    def _still_wanted(self, flights: list[Flight]) -> list[Flight]:
+        """Texts that somebody waits for; those of callers who left since the batch was cut are counted."""
+        wanted = [flight for flight in flights if not flight.dead]
+        if len(wanted) < len(flights):
+            self._observer.skipped(len(flights) - len(wanted))
+        return wanted
 
     def _cut(self) -> None:
         """Move up to a window of texts from the lines to `_ready`, as sorted batches; the lock is held."""
@@ -276,8 +290,9 @@ class Batcher:
         tokens = sum(len(flight.ids) for flight in flights)
         started = time.monotonic()
         vectors = self._runtime.forward(feeds)
+        self._failing_since = None
         seconds = time.monotonic() - started
-        self.rate.drained(tokens)
+        self.rate.drained(tokens, saturated=self._saturated())
         self._observer.batch(
             texts=len(flights),
             tokens=tokens,
@@ -286,6 +301,11 @@ class Batcher:
             waited=started - min(flight.since for flight in flights),
         )
         return Landed(flights, list(vectors), started, seconds)
+
+    def _saturated(self) -> bool:
+        """Whether every stream had work: only then do tokens over time say how fast the queue empties."""
+        with self._lock:
+            return self._busy >= self._runtime.streams
 
     def _one_by_one(self, flights: Sequence[Flight], me: int) -> Landed:
         """Each text of a failed batch alone, so that only the one that is at fault fails."""
@@ -296,7 +316,9 @@ class Batcher:
                 with self._slots:
                     self._begun[me] = time.monotonic()
                     results.append(self._runtime.forward(self._runtime.prepare([flight]))[0])
+                self._failing_since = None
             except Exception as error:  # noqa: BLE001
+                self._failing_since = self._failing_since or time.monotonic()
                 log.warning("text_failed", tokens=len(flight.ids), error=type(error).__name__)
                 results.append(None)
         return Landed(flights, results, started, time.monotonic() - started)

@@ -27,12 +27,17 @@ class DrainRate:
         with self._lock:
             self._since = time.monotonic()
 
-    def drained(self, tokens: int) -> None:
-        """A batch of so many tokens has been computed."""
+    def drained(self, tokens: int, *, saturated: bool = True) -> None:
+        """A batch of so many tokens has been computed.
+
+        What a machine does that has little to do is not what it can do: unless it was saturated, nothing is learnt.
+        """
         with self._lock:
             now = time.monotonic()
             passed = max(now - self._since, 1e-6)
             self._since = now
+            if not saturated:
+                return
             weight = 1.0 - math.exp(-passed / MEMORY_SECONDS)
             self.tokens_per_second += weight * (tokens / passed - self.tokens_per_second)
 

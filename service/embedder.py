@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from encoder.encoder import Encoder
@@ -21,9 +22,12 @@ from service.batching import Batcher, Flight, Landed
 from service.cache import Entry, VectorCache, key_of, salt_of
 from service.errors import ClientGone, Overloaded, Problem
 from service.recorder import ServingRecorder
+from service.shapes import rounded
 from service.shared_cache import SharedCache
 from service.threads import Pool
 from service.tickets import Ticket
+
+log = structlog.get_logger()
 
 # Texts up to this many characters together are tokenised in place: about 0.3 ms, less than handing them to a thread
 # and back costs a loaded event loop. More go to a thread.
@@ -64,14 +68,16 @@ class _EncoderRuntime:
         self.streams = encoder.session.streams
 
     def prepare(self, flights: Sequence[Flight]) -> Any:
-        ids, mask = self._encoder.tokenizer.pad([flight.ids for flight in flights])
+        tokenizer = self._encoder.tokenizer
+        ids, mask = rounded(*tokenizer.pad([flight.ids for flight in flights]), tokenizer.max_tokens)
         return ids, mask, [flight.adapter for flight in flights]
 
     def forward(self, feeds: Any) -> NDArray[np.float32]:
         ids, mask, adapters = feeds
         if any(adapter is not None for adapter in adapters):
-            return self._encoder.forward_adapted(ids, mask, adapters)
-        return self._encoder.session.run(ids, mask)
+            rows = [*adapters, *[None] * (len(ids) - len(adapters))]
+            return self._encoder.forward_adapted(ids, mask, rows)[: len(adapters)]
+        return self._encoder.session.run(ids, mask)[: len(adapters)]
 
 
 class Embedder:
@@ -126,8 +132,8 @@ class Embedder:
 
     def _salt(self, lora: Lora | None) -> bytes:
         """All that a vector depends on beside its text; under a head it is the backbone's, so heads share it."""
-        version = None if lora is None else lora.digest
-        return salt_of(self.encoder.digest, str(self.encoder.session.precision), version, self._secret)
+        version, session = None if lora is None else lora.digest, self.encoder.session
+        return salt_of(self.encoder.digest, f"{session.provider}+{session.precision}", version, self._secret)
 
     def start(self) -> None:
         """Start the batcher's threads and the look-out for callers who left; call on the event loop."""
@@ -313,13 +319,17 @@ class Embedder:
             await asyncio.sleep(SWEEP_SECONDS)
             now = time.monotonic()
             for ticket in list(self._waiting):
-                if now > ticket.give_up:
-                    self._expire(ticket)
-                elif await ticket.deserted(now - SWEEP_SECONDS) and ticket.fail(ClientGone()):
-                    self._recorder.caller_left()
+                try:
+                    if now > ticket.give_up:
+                        self._expire(ticket)
+                    elif await ticket.deserted(now - SWEEP_SECONDS) and ticket.fail(ClientGone()):
+                        self._recorder.caller_left()
+                except Exception as error:  # noqa: BLE001  one caller's connection must not end the look-out for all
+                    log.warning("sweep_failed", error=type(error).__name__)
 
     def _expire(self, ticket: Ticket) -> None:
-        ticket.fail(self._late(ticket))
+        if not ticket.future.done():
+            ticket.fail(self._late(ticket))
 
     def _late(self, ticket: Ticket) -> Problem:
         self._recorder.refused("deadline")

@@ -24,7 +24,7 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-LOAD_ERRORS = (EncoderError, RegistryError, MonitoringError, OSError, ValueError)
+LOAD_ERRORS = (EncoderError, RegistryError, MonitoringError, OSError, ValueError, KeyError)
 
 
 class Loader:

@@ -67,8 +67,9 @@ def prompt_text(prompts: Mapping[str, str], choice: PromptChoice, default: str |
         return prompts[choice.name]
     if not prompts:
         return ""
-    wanted = (*choice.purpose, default) if default is not None else choice.purpose
-    return next((prompts[name] for name in wanted if name in prompts), "")
+    if not choice.purpose:  # a stated purpose without a prompt of its own must not get another's
+        return prompts.get(default, "") if default is not None else ""
+    return next((prompts[name] for name in choice.purpose if name in prompts), "")
 
 
 def prompted(settings: Settings, target: Target, choice: PromptChoice, texts: Sequence[str]) -> list[str]:

@@ -33,14 +33,14 @@ class Settings(BaseSettings):
     threads: int | None = Field(None, ge=1, description="Threads of the runtime; by default one a core.")
     streams: int | None = Field(None, ge=1, description="Batches computed at once; by default what measures best.")
     max_batch_tokens: int = Field(
-        1024, ge=1, description="Padded tokens in one batch of the runtime; a GPU wants 8192 or more."
+        512, ge=1, description="Padded tokens in one batch of the runtime; a GPU wants 8192 or more."
     )
     queue_tokens: int = Field(300_000, ge=1, description="Tokens that may wait; beyond it callers get 429.")
     queue_seconds: float = Field(
-        0.25,
+        0.2,
         gt=0,
         description="Longest wait, at the measured rate, that a small request is let in to, else it gets 429; a large "
-        "one may wait 16 times its own work.",
+        "one may wait 8 times its own work.",
     )
     cache_bytes: int = Field(256 * MIB, ge=0, description="Memory of the cache of base vectors; 0 turns it off.")
     cache_url: SecretStr | None = Field(

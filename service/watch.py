@@ -25,7 +25,9 @@ from numpy.typing import NDArray
 from monitoring.evaluate import MonitorSettings
 from monitoring.metrics import Metrics
 from monitoring.monitor import Monitor
+from registry import readings
 from registry.registry import Registry
+from registry.versions import Version
 from service.errors import Problem
 from service.snapshot import LoadedVersion
 from service.watched import Watched
@@ -95,6 +97,7 @@ class Watch:
         self._next: _Work = _NOTHING  # taken from the queue, but it is no vectors and comes after them
         self._watched: dict[str, Watched] = {}
         self._leaving: OrderedDict[str, Watched] = OrderedDict()
+        self._resting: dict[str, str] = {}  # adapters asleep -> digest of the version whose alarm is shown
         self._stored_at = time.monotonic()
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="driftline-watch", daemon=True)
@@ -125,10 +128,15 @@ class Watch:
         self._queue.put(_Served(version, vectors))
         return True
 
-    def follow(self, live: Mapping[str, LoadedVersion]) -> None:
-        """Watch these versions, one an adapter, from now on; called whenever the catalog changes."""
-        chosen = dict(live)
+    def follow(self, live: Mapping[str, LoadedVersion], asleep: Mapping[str, Version] | None = None) -> None:
+        """Watch these versions, one an adapter, from now on; called whenever the catalog changes.
+
+        Args:
+            asleep: Live versions that are not in memory; their alarms stay in the metrics.
+        """
+        chosen, resting = dict(live), dict(asleep or {})
         self._queue.put(lambda: self._follow(chosen))
+        self._queue.put(lambda: self._rest(resting))
 
     def ask(self, question: Callable[[Mapping[str, Monitor]], T]) -> "Future[T]":
         """Run a question on the thread with the monitors by adapter name; the future holds the answer.
@@ -257,6 +265,16 @@ class Watch:
         else:
             watched.reopen()  # rolled back to before the registry took its state: it knows more than the registry
         self._watched[adapter] = watched
+
+    def _rest(self, asleep: Mapping[str, Version]) -> None:
+        """Show the stored alarm of each adapter that fell asleep since the last change, or was so at the start."""
+        for adapter, version in asleep.items():
+            if self._resting.get(adapter) == version.digest:
+                continue
+            with self._registry.reading() as session:
+                kept = readings.get_state(session, adapter, version.number)
+            self._metrics.alarm_active.labels(adapter).set(float(kept is not None and kept.alarm_active))
+        self._resting = {adapter: version.digest for adapter, version in asleep.items()}
 
     def _leave(self, adapter: str) -> None:
         """Watch an adapter's version no longer; what the registry does not take now is offered again later."""

@@ -25,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     worker.add_argument("--leash", action="store_true", help="stop when standard input is closed")
     environment = os.environ.get
     worker.add_argument("--provider", default=environment("DRIFTLINE_PROVIDER", "auto"), help="execution provider")
-    worker.add_argument("--precision", default=environment("DRIFTLINE_PRECISION", "auto"), help="fp32, bf16 or auto")
+    worker.add_argument("--precision", default=environment("DRIFTLINE_PRECISION", "auto"), help="number format")
     worker.add_argument("--threads", type=int, default=environment("DRIFTLINE_THREADS"), help="threads of the encoder")
     options = parser.parse_args(arguments)
     structlog.configure(

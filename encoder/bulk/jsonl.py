@@ -19,7 +19,8 @@ _INT64 = range(-(2**63), 2**63)
 class Jsonl:
     """A JSONL file; see `encoder.bulk.block.Source`.
 
-    The type of a kept column follows from all its values: true or false, whole numbers, numbers (float64), or strings.
+    The type of a kept column follows from all its values: true or false, whole numbers, numbers (float64,
+    whole ones beyond 2**53 rounded to it), or strings.
     In a column of several kinds, or with lists or objects, every value that is not a string becomes its JSON text.
     """
 
@@ -182,6 +183,8 @@ def _array(values: list[Any], kind: pa.DataType) -> pa.Array:
         values = [
             value if value is None or isinstance(value, str) else orjson.dumps(value).decode() for value in values
         ]
+    elif pa.types.is_floating(kind):  # Arrow takes no whole number that float64 cannot hold exactly
+        values = [float(value) if type(value) is int else value for value in values]
     try:
         return pa.array(values, kind)
     except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError) as error:

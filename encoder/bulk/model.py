@@ -13,7 +13,7 @@ from encoder.lora import Lora
 
 Vectors = npt.NDArray[np.float32]
 
-PIECE = 1024
+PIECE = 512
 """Rows a head computes at once: a wider layer's output stays in the cache."""
 
 

@@ -13,7 +13,6 @@ import fcntl
 import json
 import os
 import re
-import shutil
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -30,6 +29,9 @@ from encoder.bulk.window import Done
 
 _PART = re.compile(r"part-(\d{12})-(\d{12})\.arrow")
 _STATE = "state.json"
+_WHOLE = "whole.parquet"
+_OURS = re.compile(r"state\.(json|new)|part-\d{12}-\d{12}\.(arrow|new)|whole\.parquet")
+_TRIES = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,21 +56,47 @@ class Folder:
 
         Raises:
             ResumeRefused: Another run is at work on the same output.
-            FileRefused: The folder cannot be made.
+            FileRefused: The folder cannot be made, or holds what no run wrote.
         """
-        with writing():
-            self.path.mkdir(exist_ok=True)
-            handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        handle = self._lock()
         try:
+            with writing():
+                foreign = any(not _OURS.fullmatch(path.name) or path.is_dir() for path in self.path.iterdir())
+            if foreign:
+                raise FileRefused(
+                    f"the folder {self.path.name} beside the output holds files that no run wrote; "
+                    "move them away, or name another output"
+                )
+            yield
+        finally:
+            if self._is(handle) and not any(self.path.iterdir()):
+                self.path.rmdir()
+            os.close(handle)
+
+    def _lock(self) -> int:
+        """A locked handle of the folder, which is made where it is missing."""
+        for _ in range(_TRIES):
+            with writing():
+                self.path.mkdir(exist_ok=True)
+                try:
+                    handle = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+                except FileNotFoundError:  # the run before this one removed it just now
+                    continue
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise ResumeRefused("another run is writing this output now") from None
-            yield
-        finally:
-            if self.path.exists() and not any(self.path.iterdir()):
-                self.path.rmdir()
-            os.close(handle)
+                os.close(handle)
+                break
+            if self._is(handle):
+                return handle
+            os.close(handle)  # a lock on a folder that was removed meanwhile keeps nobody out
+        raise ResumeRefused("another run is writing this output now")
+
+    def _is(self, handle: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(handle), self.path.stat())
+        except FileNotFoundError:
+            return False
 
     def state(self) -> dict[str, Any] | None:
         """What was written by `begin`; None where nothing was begun.
@@ -92,10 +120,11 @@ class Folder:
             _write_whole(self.path / _STATE, json.dumps(state, sort_keys=True).encode())
 
     def clear(self) -> None:
-        """Remove everything but the folder."""
+        """Remove everything that runs wrote; `locked` then removes the empty folder."""
         with writing():
             for left in self.path.iterdir():
-                left.unlink()
+                if _OURS.fullmatch(left.name):
+                    left.unlink()
 
     def parts(self) -> list[Part]:
         """The parts that follow one another from row 1; files that do not belong to them are removed."""
@@ -108,7 +137,7 @@ class Folder:
                 after = found[-1].last if found else 0
                 if match and int(match[1]) == after + 1 and _whole(path):
                     found.append(Part(int(match[1]), int(match[2]), path))
-                else:
+                elif _OURS.fullmatch(path.name):
                     path.unlink()
         return found
 
@@ -131,11 +160,7 @@ class Folder:
             sync(whole)
             whole.replace(self.out)
             sync(self.out.parent)
-            self.discard()
-
-    def discard(self) -> None:
-        """Remove the folder."""
-        shutil.rmtree(self.path)
+            self.clear()
 
 
 class Assembler:
@@ -144,7 +169,7 @@ class Assembler:
     def __init__(self, folder: Folder, schema: pa.Schema, origin: Origin) -> None:
         self._folder = folder
         self._schema = schema
-        self._path = folder.path / "whole.parquet"
+        self._path = folder.path / _WHOLE
         with writing():
             self._writer = open_writer(self._path, schema, origin)
         self._thread = ThreadPoolExecutor(1, "bulk-assemble")

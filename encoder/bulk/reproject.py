@@ -94,12 +94,16 @@ def reproject_file(
                 created_by=program(),
             )
             rows = file.metadata.num_rows
-            with writing(), open_writer(aside, schema, origin) as writer:
+            with writing(), open_writer(aside, schema, origin) as writer, ThreadPoolExecutor(1, "sync") as syncing:
                 done = 0
+                synced = syncing.submit(sync, aside)
                 for batch in _batches(file, head, column, schema):
                     writer.write_batch(batch, row_group_size=len(batch))
                     done += len(batch)
                     watch("applying", done, rows)
+                    if synced.done():  # the disk works all along, and not only when the rest is done
+                        synced.result()
+                        synced = syncing.submit(sync, aside)
         with writing():
             sync(aside)
             aside.replace(out)

@@ -68,6 +68,7 @@ def embed_file(
     options: Options,
     *,
     engine: Engine = local,
+    asked: tuple[str, str] = ("auto", "auto"),
     restart: bool = False,
     overwrite: bool = False,
     watch: Watch = lambda what, done, total: None,
@@ -80,8 +81,9 @@ def embed_file(
         open_model: Opens the model.
         options: How to read, and what to write.
         engine: What computes.
-        restart: Throw away what an earlier run left.
-        overwrite: Replace an `out` that holds something else.
+        asked: Provider and precision that the user asked for; "auto" takes an `out` made with any.
+        restart: Throw away what an earlier run left, and an `out` of the same job.
+        overwrite: Replace an `out`, whatever it holds.
         watch: Told of the progress.
 
     Raises:
@@ -92,9 +94,7 @@ def embed_file(
     _check_places(source, out)
     folder = Folder(out)
     with folder.locked():
-        if restart:
-            folder.clear()
-        state = folder.state()
+        state = None if restart else folder.state()
         if state is not None and state.get("schema") != STATE:
             raise ResumeRefused("another version of Driftline began this run; --restart begins anew")
         watch("checking", 0, source.stat().st_size)
@@ -104,10 +104,11 @@ def embed_file(
         origin = _origin(model, options, identity)
         if state is not None:
             _check_state(state, identity, model, options)
-        if not restart and out.exists() and (there := _already(out, origin, overwrite)) is not None:
+        if out.exists() and not overwrite and (there := _already(out, origin, asked, restart)) is not None:
             folder.clear()
             return there
         if state is None:
+            folder.clear()  # parts that no state tells about may be of any job
             found = survey(source, options, model.encoder.tokenizer, watch)
         else:
             found = Survey.from_dict(state["survey"])
@@ -274,27 +275,30 @@ def _check_state(state: dict[str, Any], identity: Identity, model: Model, option
         raise ResumeRefused(f"{what}; go on as it was begun, or begin anew with --restart")
 
 
-def _already(out: Path, origin: Origin, overwrite: bool) -> Summary | None:
-    """The summary of an output that is there already; None where it may be replaced. Raises FileRefused."""
+def _already(out: Path, origin: Origin, asked: tuple[str, str], restart: bool) -> Summary | None:
+    """The summary of an output that is there already; None where it is made anew. Raises FileRefused."""
     try:
         with pq.ParquetFile(out) as file:
             there = Origin.of(file.schema_arrow.metadata)
             rows = file.metadata.num_rows
     except (pa.ArrowException, OSError, FileRefused):
         there = None
-    if there is not None and there.job == origin.job:
-        return Summary(
-            out=out,
-            rows=rows,
-            embedded=rows,
-            bad=[],
-            resumed=rows,
-            tokens=0,
-            seconds=0.0,
-            texts_per_second=0.0,
-            origin=there,
-            already=True,
-        )
-    if not overwrite:
+    if there is None or there.job != origin.job:
         raise FileRefused("the output exists, and holds something else; --overwrite replaces it")
-    return None
+    if restart:
+        return None
+    made = (there.provider, there.precision)
+    if any(wish not in ("auto", had) for wish, had in zip(asked, made, strict=True)):
+        raise FileRefused(f"the output exists, made on {made[0]} in {made[1]}; --overwrite replaces it")
+    return Summary(
+        out=out,
+        rows=rows,
+        embedded=rows,
+        bad=[],
+        resumed=rows,
+        tokens=0,
+        seconds=0.0,
+        texts_per_second=0.0,
+        origin=there,
+        already=True,
+    )

@@ -4,7 +4,9 @@ Every candidate must first give the vectors that the model's probes record, to t
 those serves. One that fails to load or deviates is reported with its error and never stops the others.
 """
 
+import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -16,11 +18,16 @@ from encoder.runtime.machine import cores
 from encoder.runtime.session import Session, candidates, open_session
 from encoder.runtime.tuning import Contest, ladder
 
-_MEASURE_SECONDS = 2.0
+# A start must not take long, least of all with a large model or beside other work: after these seconds no candidate is
+# tried in further arrangements, and no further candidate at all where one serves; those come first that promise most.
+_ARRANGE_SECONDS = 2.0
+_MEASURE_SECONDS = 2.5
 _SAME_VECTORS = 0.999999  # no ranking changes by what lies beyond this cosine
 
 Run = Callable[[Ids, Ids], Vectors]
 """Padded ids and mask, (b, t) int64, to vectors (b, d) float32."""
+
+_NO_TIME = "not tried: the time for measuring was over; it is tried where it is asked for by name"
 
 log = structlog.get_logger()
 
@@ -51,13 +58,13 @@ class Yardstick:
     Attributes:
         feeds: The probes as padded batches, shortest first; the first one is also what speed is measured on.
         expected: (n, d) float32, the probe vectors in the order of the feeds.
-        retrieval: Scores a run on the retrieval probe in points of nDCG@10; None without such a probe.
+        retrieval: Scores a session on the retrieval probe in points of nDCG@10; None without such a probe.
         score: What float32 scored at import.
     """
 
     feeds: Sequence[Feed]
     expected: Vectors
-    retrieval: Callable[[Run], float] | None = None
+    retrieval: Callable[[Session], float] | None = None
     score: float = 0.0
 
 
@@ -102,11 +109,15 @@ def choose(
         NoProvider: Nothing asked for is on this machine, or nothing holds against the yardstick; names each fault.
     """
     wanted = _wanted(provider, precision, int8)
-    contest = Contest(yardstick.feeds[0], _MEASURE_SECONDS)
+    contest = Contest(yardstick.feeds[0], _ARRANGE_SECONDS)
+    until = time.monotonic() + _MEASURE_SECONDS
     measured: list[Measurement] = []
     for name, kind in wanted:
         if kind is Precision.INT8 and precision == "auto" and int8 is not None and int8.fault is not None:
             measured.append(Measurement(name, kind, error=int8.fault))
+            continue
+        if contest.session is not None and time.monotonic() > until:
+            measured.append(Measurement(name, kind, error=_NO_TIME))
             continue
         weights = int8.model() if kind is Precision.INT8 and int8 is not None else model
         bar = INT8_BAR if kind is Precision.INT8 and precision != "auto" else BAR
@@ -172,14 +183,16 @@ def _measure(
 def _proven(session: Session, yardstick: Yardstick, bar: Bar) -> Measurement:
     """What the vectors of a session are worth."""
     result = Measurement(session.provider, session.precision)
-    cosine = min_cosine(np.concatenate([session.run(*feed) for feed in yardstick.feeds]), yardstick.expected)
+    with ThreadPoolExecutor(session.streams) as pool:
+        found = list(pool.map(lambda feed: session.run(*feed), yardstick.feeds))
+    cosine = min_cosine(np.concatenate(found), yardstick.expected)
     result = replace(result, min_cosine=cosine)
     if cosine < bar.cosine:
         fault = f"vectors deviate from the probes: smallest cosine {cosine:.6f}, at least {bar.cosine} is required"
         return replace(result, error=fault)
     if yardstick.retrieval is None or cosine >= _SAME_VECTORS:
         return result
-    score = yardstick.retrieval(session.run)
+    score = yardstick.retrieval(session)
     if not yardstick.score - score <= bar.loss:
         fault = f"retrieval suffers: nDCG@10 {score:.2f}, float32 has {yardstick.score:.2f}, {bar.loss} may be lost"
         return replace(result, retrieval=score, error=fault)

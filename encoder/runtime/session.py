@@ -52,7 +52,10 @@ class Session:
         Raises:
             EncoderError: The runtime gave values that are not finite.
         """
-        vectors: Vectors = self._session.run([OUTPUT], feed)[0]
+        try:
+            vectors: Vectors = self._session.run([OUTPUT], feed)[0]
+        except Exception as error:  # the runtime raises bare exceptions of many kinds
+            raise EncoderError(f"{self.provider} in {self.precision} failed: {first_line(error)}") from error
         if not np.isfinite(vectors).all():
             raise EncoderError(f"{self.provider} in {self.precision} gave values that are not finite")
         return vectors
@@ -81,8 +84,15 @@ class HeadSession:
         """Adapted vectors (n, d) float32 of base vectors (n, d) float32; computed in pieces where n is large."""
         if len(base) <= _HEAD_ROWS:
             return self._run(base)
-        # Pieces stay near the caches, and the memory of a layer's output does not grow with n.
-        return np.concatenate([self._run(base[row : row + _HEAD_ROWS]) for row in range(0, len(base), _HEAD_ROWS)])
+        # The memory of a layer's output must not grow with n.
+        vectors: Vectors | None = None
+        for row in range(0, len(base), _HEAD_ROWS):
+            piece = self._run(base[row : row + _HEAD_ROWS])
+            if vectors is None:
+                vectors = np.empty((len(base), *piece.shape[1:]), dtype=np.float32)
+            vectors[row : row + _HEAD_ROWS] = piece
+        assert vectors is not None  # noqa: S101  there was a piece at least
+        return vectors
 
     def _run(self, base: Vectors) -> Vectors:
         vectors: Vectors = self._session.run([OUTPUT], {"base": base})[0]

@@ -94,6 +94,10 @@ def test_a_file_is_embedded_and_moved_to_another_version(run: Runs, tmp_path: Pa
     assert "Embedded 120 of 120 rows with desk@1 (cpu, fp32)" in made.stdout
     again = run("embed", "in.jsonl", "--out", "one.parquet", "--model", "desk@1", "--id-column", "id", "--json")
     assert json.loads(again.stdout)["already_done"] is True
+    other = run("embed", "in.jsonl", "--out", "one.parquet", "--model", "desk@1", "--id-column", "id",
+                "--provider", "openvino")  # fmt: skip
+    assert other.returncode == 1
+    assert "made on cpu in fp32; --overwrite" in other.stderr
     moved = run("reproject", "one.parquet", "--model", "desk@2", "--out", "two.parquet", "--json")
     assert moved.returncode == 0, moved.stderr
     summary = json.loads(moved.stdout)

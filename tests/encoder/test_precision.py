@@ -132,7 +132,9 @@ def noisy(model: bytes, amount: float) -> bytes:
 def yardstick(encoder, probe):
     feed = encoder.tokenizer.pad(encoder.tokenizer.encode(TEXTS[:3]).ids)
     score = encoder.manifest.precisions["fp32"].retrieval
-    return Yardstick([feed], encoder.session.run(*feed), lambda run: probe.measure(encoder.tokenizer, run), score)
+    return Yardstick(
+        [feed], encoder.session.run(*feed), lambda session: probe.measure(encoder.tokenizer, session.run), score
+    )
 
 
 def test_vectors_below_the_bar_are_refused_even_where_int8_is_asked_for(blobs, yardstick):
@@ -151,6 +153,16 @@ def test_the_retrieval_probe_finds_a_broken_model_that_the_other_probes_pass(blo
     for model, precision, allowed in ((broken, "fp32", 0.1), (b"", "int8", 1.0)):
         with pytest.raises(NoProvider, match=rf"retrieval suffers: nDCG@10 {score:.2f}.*{allowed} may be lost"):
             choose(model, blind, "cpu", precision, int8=Int8(lambda: broken))
+
+
+def test_a_start_is_not_drawn_out_by_candidates_that_promise_less(blobs, yardstick, monkeypatch):
+    monkeypatch.setattr("encoder.runtime.choice._MEASURE_SECONDS", -1.0)
+    model = blobs.file("model.onnx")
+    session, measured = choose(model, yardstick, "cpu", int8=Int8(lambda: model))
+    assert session.precision is Precision.INT8  # the first that holds
+    assert measured[1].error.startswith("not tried")
+    with pytest.raises(NoProvider, match=r"cpu/fp32: vectors deviate"):  # until one holds, all are tried
+        choose(model, Yardstick(yardstick.feeds, -yardstick.expected), "cpu", int8=Int8(lambda: model))
 
 
 def test_where_int8_holds_the_bar_of_auto_it_may_win(blobs, yardstick):

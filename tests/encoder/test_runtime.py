@@ -4,10 +4,21 @@ import time
 
 import numpy as np
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from encoder.errors import EncoderError, NoProvider
-from encoder.runtime import BATCH_TOLERANCE, Precision, Provider, Yardstick, candidates, choose, cores, open_session
+from encoder.runtime import (
+    BATCH_TOLERANCE,
+    OUTPUT,
+    HeadSession,
+    Precision,
+    Provider,
+    Yardstick,
+    candidates,
+    choose,
+    cores,
+    open_session,
+)
 from encoder.runtime import openvino as plugin
 
 
@@ -127,3 +138,16 @@ def test_threads_are_set(open_encoder):
     alone = open_encoder(provider="cpu", threads=2, streams=1)
     assert (alone.session.threads, alone.session.streams) == (2, 1)
     assert [(a.threads, a.streams) for a in alone.measurements[-1].tried if not a.spinning] == [(2, 1)]
+
+
+def test_a_head_takes_any_number_of_rows_on_any_number_of_threads():
+    given, made = (helper.make_tensor_value_info(n, TensorProto.FLOAT, ["n", 4]) for n in ("base", OUTPUT))
+    turn = np.roll(np.eye(4, dtype=np.float32), 1, axis=1)
+    node = helper.make_node("MatMul", ["base", "turn"], [OUTPUT])
+    graph = helper.make_graph([node], "head", [given], [made], initializer=[numpy_helper.from_array(turn, "turn")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
+    base = np.random.default_rng(0).normal(size=(20_001, 4)).astype(np.float32)
+    for threads in (1, 2):
+        head = HeadSession(model, threads)
+        for rows in (1, 8192, 20_001):
+            np.testing.assert_array_equal(head.run(base[:rows]), np.roll(base[:rows], 1, axis=1))

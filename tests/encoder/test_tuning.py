@@ -34,8 +34,9 @@ def arrangement(speed, milliseconds=5.0, *, spinning=False):
 def test_the_faster_wins_a_tie_goes_to_the_lower_latency_and_spinning_must_gain_more():
     assert beats(arrangement(110, 9.0), arrangement(100, 1.0))
     assert not beats(arrangement(90, 1.0), arrangement(100, 9.0))
-    assert beats(arrangement(97, 4.0), arrangement(100, 5.0))
-    assert not beats(arrangement(103, 6.0), arrangement(100, 5.0))
+    assert beats(arrangement(98, 4.0), arrangement(100, 5.0))
+    assert not beats(arrangement(102, 6.0), arrangement(100, 5.0))
+    assert not beats(arrangement(98, 4.8), arrangement(100, 5.0))
     assert not beats(arrangement(110, spinning=True), arrangement(100))
     assert beats(arrangement(120, spinning=True), arrangement(100))
 

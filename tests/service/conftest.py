@@ -256,7 +256,9 @@ def both(
 
     def open_encoder(digest: str) -> Encoder:
         if digest not in opened:
-            opened[digest] = Encoder.open(digest, registry.fetch, provider="cpu", precision="fp32", threads=2, streams=1)
+            opened[digest] = Encoder.open(
+                digest, registry.fetch, provider="cpu", precision="fp32", threads=2, streams=1
+            )
         return opened[digest]
 
     yield lambda **settings: client_of(prompted_home, open_encoder, **settings)

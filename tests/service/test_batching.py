@@ -289,3 +289,41 @@ async def test_batches_are_told_with_their_padding(bench):
     last = b.notes.seen[-1]
     assert (last["texts"], last["tokens"], last["padded"]) == (2, 4, 6)
     assert last["waited"] >= 0
+
+
+async def test_light_traffic_says_nothing_of_what_the_machine_can_do(bench):
+    b = bench(streams=2)
+    b.batcher.rate.tokens_per_second = 30_000.0
+    for n in range(10):
+        b.submit([1, 2, 3], prefix=f"lone{n}")
+        await b.until(n + 1)
+        await asyncio.sleep(0.02)
+    assert b.batcher.rate.tokens_per_second == 30_000.0
+
+
+async def test_a_runtime_that_only_fails_is_not_alive(bench):
+    b = bench()
+    b.submit([666], prefix="bad")
+    await b.until(1)
+    await asyncio.sleep(0.06)
+    assert not b.batcher.alive(0.05)
+    b.submit([1], prefix="good")
+    await b.until(2)
+    assert b.batcher.alive(0.05)
+
+
+async def test_a_batch_that_was_cut_before_its_callers_left_is_not_computed(bench):
+    b = bench(batch_tokens=4)
+    await hold(b)
+    flights = b.submit(*[[n, n, n, n] for n in range(4)])
+    async with asyncio.timeout(5):
+        while len(b.runtime.prepared) < 2:
+            await asyncio.sleep(0.001)
+    for flight in flights[1:]:
+        flight.dead = True
+    b.runtime.gate.set()
+    await b.until(2)
+    await asyncio.sleep(0.05)
+    assert len(b.runtime.batches) == 2
+    assert b.notes.skips == 3
+    assert b.batcher.waiting_tokens == 0

@@ -32,10 +32,35 @@ def test_info_states_limits_digests_and_measurements(shared):
     assert backbone["batch_tolerance"] == 1e-5
     assert len(backbone["digest"]) == 64
     assert [m["chosen"] for m in backbone["measurements"]] == [True]
-    assert backbone["measurements"][0]["texts_per_second"] > 0
+    measured = backbone["measurements"][0]
+    assert measured["texts_per_second"] > 0 < measured["milliseconds"]
+    assert measured["streams"] == backbone["streams"] in [tried["streams"] for tried in measured["tried"]]
+    assert set(backbone["precisions"]["fp32"]) == {
+        "providers", "texts", "max_abs_difference", "min_cosine", "batch_difference", "retrieval",
+    }  # fmt: skip
     assert info["limits"]["max_inputs"] == 2048
     assert info["adapters"] == {"support": {"live": "support@2", "loaded": True, "fault": None}}
     assert info["authentication"] is False
+
+
+def test_int8_serves_where_it_is_asked_for_and_info_says_what_it_keeps(backbone_home):
+    import time
+
+    from starlette.testclient import TestClient
+
+    from service import Settings, create_app
+
+    settings = Settings(data_dir=backbone_home.data_dir, worker=False, provider="cpu", precision="int8", streams=1)
+    with TestClient(create_app(settings), base_url="http://127.0.0.1") as client:
+        until = time.monotonic() + 60
+        while client.get("/readyz").status_code != 200 and time.monotonic() < until:
+            time.sleep(0.05)
+        assert 0.95 < client.get("/readyz").json()["probe_cosine"] < 0.9999
+        backbone = client.get("/info").json()["backbones"][0]
+    assert (backbone["precision"], backbone["streams"], backbone["batch_tolerance"]) == ("int8", 1, 5e-3)
+    assert 0.95 < backbone["measurements"][0]["min_cosine"] < 0.9999
+    assert backbone["precisions"]["int8"]["min_cosine"] < 0.9999
+    assert backbone["precisions"]["int8"]["batch_difference"] <= backbone["batch_tolerance"]
 
 
 def test_health_and_readiness(shared):

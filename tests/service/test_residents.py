@@ -1,12 +1,13 @@
 """More adapters than may be in memory: the least recently used sleep, and wake when they are asked for."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 
-from registry import versions
+from registry import readings, versions
 
 
 def ask(client, model, text="my card was declined"):
@@ -108,3 +109,18 @@ def test_drift_of_a_sleeping_adapter_can_be_asked_for(crowd):
     for name in ("team-4", "team-5"):
         ask(client, name)
     assert client.get("/admin/drift/team-0").json()["version"] == "team-0@1"
+
+
+def test_the_alarm_of_a_sleeping_adapter_stays_in_the_metrics(crowd, publish):
+    client, _ = crowd
+    series = 'driftline_drift_alarm_active{adapter="team-0"}'
+    ask(client, "team-0")
+    with publish.registry.writing() as session:
+        readings.put_state(session, "team-0", 1, state={}, alarm_active=True)
+    for name in ("team-4", "team-5"):
+        ask(client, name)
+    assert "team-0" not in awake(client)
+    deadline = time.monotonic() + 10
+    while f"{series} 1.0" not in client.get("/metrics").text:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

@@ -17,6 +17,7 @@ from encoder.bulk.options import OnError, Options
 from encoder.bulk.run import embed_file
 from encoder.bulk.window import WINDOW_ROWS
 from encoder.encoder import Encoder
+from encoder.lora import Lora
 
 Opens = Callable[..., Model]
 Writes = Callable[..., Path]
@@ -113,6 +114,26 @@ def test_a_bare_backbone_stores_no_second_copy_unless_asked(
     assert pq.read_schema(tmp_path / "out.parquet").names == ["row", "embedding"]
 
 
+def test_a_lora_version_acts_inside_the_backbone_and_has_no_base_vectors(
+    tmp_path: Path, encoder: Encoder, make_lora: Callable[..., Lora], write_jsonl: Writes, sentences: Makes
+) -> None:
+    texts = sentences(70)
+    source, out = write_jsonl(tmp_path / "in.jsonl", texts), tmp_path / "out.parquet"
+    model = Model("inner@1", encoder, lora=make_lora(1))
+    embed_file(source, out, lambda pinned: model, Options())
+    ids = encoder.tokenizer.encode(texts).ids
+    wanted = encoder.forward_adapted(*encoder.tokenizer.pad(ids), [model.lora] * len(ids))
+    table = pq.read_table(out)
+    assert table.column_names == ["row", "embedding"]
+    assert np.abs(column(table, "embedding") - wanted).max() < 1e-5
+    assert np.abs(column(table, "embedding") - encoder.run(ids)).max() > 1e-2, "the adapter moves the vectors"
+    origin = Origin.of(pq.read_metadata(out).metadata)
+    assert origin is not None
+    assert (origin.kind, origin.version, origin.base) == ("lora", make_lora(1).digest, False)
+    with pytest.raises(FileRefused, match="no base vectors"):
+        embed_file(source, tmp_path / "two.parquet", lambda pinned: model, Options(base=True))
+
+
 LONG = "long " * 400
 BAD = ["good", "", LONG, "good too", None, "  ", "last"]
 
@@ -191,6 +212,34 @@ def test_an_output_that_exists_is_not_overwritten_unasked_and_not_made_twice(
         embed_file(source, source, lambda p: open_tiny(1), Options())
     with pytest.raises(FileRefused, match="a folder that exists"):
         embed_file(source, tmp_path / "no" / "out.parquet", lambda p: open_tiny(1), Options())
+
+
+def test_restart_replaces_only_an_output_of_the_same_job(tmp_path: Path, open_tiny: Opens, write_jsonl: Writes) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["one"])
+    out = tmp_path / "out.parquet"
+    out.write_bytes(b"something precious")
+    with pytest.raises(FileRefused, match="--overwrite"):
+        embed_file(source, out, lambda p: open_tiny(1), Options(), restart=True)
+    assert out.read_bytes() == b"something precious"
+    assert not embed_file(source, out, lambda p: open_tiny(1), Options(), restart=True, overwrite=True).already
+    with pytest.raises(FileRefused, match="--overwrite"):
+        embed_file(source, out, lambda p: open_tiny(2), Options(), restart=True)
+    assert not embed_file(source, out, lambda p: open_tiny(1), Options(), restart=True).already
+
+
+def test_an_output_counts_as_done_only_as_it_was_asked_for(
+    tmp_path: Path, open_tiny: Opens, write_jsonl: Writes
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["one"])
+    out = tmp_path / "out.parquet"
+    embed_file(source, out, lambda p: open_tiny(1), Options())
+    for asked in (("auto", "auto"), ("cpu", "auto"), ("cpu", "fp32")):
+        assert embed_file(source, out, lambda p: open_tiny(1), Options(), asked=asked).already
+    for asked in (("openvino", "auto"), ("auto", "int8")):
+        with pytest.raises(FileRefused, match=r"made on cpu in fp32; --overwrite"):
+            embed_file(source, out, lambda p: open_tiny(1), Options(), asked=asked)
+    again = embed_file(source, out, lambda p: open_tiny(1), Options(), overwrite=True)
+    assert (again.already, again.resumed) == (False, 0)
 
 
 def test_a_full_disk_is_told_and_leaves_the_run_to_be_gone_on_with(

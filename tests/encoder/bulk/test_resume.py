@@ -1,5 +1,6 @@
 """A run that is cut short loses no row and repeats none: in this process, and killed with -9 in one of its own."""
 
+import fcntl
 import json
 import os
 import random
@@ -144,6 +145,58 @@ def test_two_runs_never_write_the_same_output(tmp_path: Path, source: Path, open
 
     with pytest.raises(Cut):
         embed_file(source, out, lambda p: open_tiny(2), OPTIONS, engine=engine)
+
+
+def test_a_refused_run_leaves_the_folder_of_the_first(tmp_path: Path) -> None:
+    folder = Folder(tmp_path / "out.parquet")
+    with folder.locked():
+        with pytest.raises(ResumeRefused, match="another run"), Folder(folder.out).locked():
+            pytest.fail("two runs hold the same folder")
+        assert folder.path.is_dir(), "empty as yet, but in use"
+    assert not folder.path.exists()
+
+
+def test_a_lock_on_a_folder_that_was_removed_counts_for_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As where the run before removes its folder between the opening and the locking of this one."""
+    folder, real, locks = Folder(tmp_path / "out.parquet"), fcntl.flock, 0
+
+    def late(handle: int, operation: int) -> None:
+        nonlocal locks
+        locks += 1
+        if locks == 1:
+            folder.path.rmdir()
+        real(handle, operation)
+
+    monkeypatch.setattr("encoder.bulk.parts.fcntl.flock", late)
+    with folder.locked():
+        assert locks == 2
+        with pytest.raises(ResumeRefused, match="another run"), Folder(folder.out).locked():
+            pytest.fail("two runs hold the same folder")
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_folder_of_somebody_else_is_refused_and_kept(
+    tmp_path: Path, open_tiny: Opens, write_jsonl: Writes, restart: bool
+) -> None:
+    source = write_jsonl(tmp_path / "in.jsonl", ["one"])
+    folder = Folder(tmp_path / "out.parquet")
+    folder.path.mkdir()
+    (folder.path / "thesis.txt").write_text("years of work")
+    with pytest.raises(FileRefused, match=r"out\.parquet\.parts .* no run wrote"):
+        embed_file(source, folder.out, lambda p: open_tiny(), Options(), restart=restart)
+    assert (folder.path / "thesis.txt").read_text() == "years of work"
+    assert not folder.out.exists()
+
+
+def test_parts_without_a_state_are_not_taken_up(tmp_path: Path, source: Path, open_tiny: Opens) -> None:
+    """As where a run is killed while it clears what another one left."""
+    out = tmp_path / "out.parquet"
+    with pytest.raises(Cut):
+        embed_file(source, out, lambda p: open_tiny(1), OPTIONS, engine=cut_after(2))
+    (Folder(out).path / "state.json").unlink()
+    assert embed_file(source, out, lambda p: open_tiny(2), OPTIONS).resumed == 0
 
 
 def test_an_input_that_grows_meanwhile_is_not_published(

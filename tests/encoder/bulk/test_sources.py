@@ -110,6 +110,15 @@ def test_bad_lines_of_jsonl_are_named_and_spoil_no_other(tmp_path: Path) -> None
     ]
 
 
+def test_a_column_of_numbers_takes_whole_ones_of_any_size(tmp_path: Path) -> None:
+    path = tmp_path / "numbers.jsonl"
+    values = [0.5, 2**53 + 1, -(2**63), None, 3]
+    path.write_text("".join(json.dumps({"text": "fine", "n": value}) + "\n" for value in values))
+    blocks, schema = read(path, Options(keep=("n",)))
+    assert schema.field("n").type == pa.float64()
+    assert blocks[0].kept.column(0).to_pylist() == [0.5, 2.0**53, -(2.0**63), None, 3.0]
+
+
 def test_bad_rows_of_csv_are_named_and_spoil_no_other(tmp_path: Path) -> None:
     path = tmp_path / "hostile.csv"
     path.write_bytes(

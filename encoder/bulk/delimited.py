@@ -74,8 +74,6 @@ class Csv:
 
     def _rows(self) -> Iterator[tuple[int, list[str]]]:
         """Line and cells of each row that is not blank, the header first."""
-        # Process-wide, and only ever raised: the memory of a field is bounded by the record's own limit.
-        csv.field_size_limit(max(csv.field_size_limit(), MAX_RECORD))
         lines = self._decoded()
         first = next(lines)
         delimiter = self._delimiter(first)
@@ -83,12 +81,16 @@ class Csv:
         while True:
             line = reader.line_num + 1
             self._record = 0
+            # The limit is the process's, so it is put back: a field here is bounded by the record's own limit.
+            before = csv.field_size_limit(MAX_RECORD)
             try:
                 cells = next(reader)
             except StopIteration:
                 return
             except csv.Error as error:
                 raise FileRefused(f"line {line}: {_reason(error)}; what follows it cannot be read") from None
+            finally:
+                csv.field_size_limit(before)
             if cells:
                 yield line, cells
 

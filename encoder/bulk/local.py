@@ -32,6 +32,7 @@ Tick = Callable[[int], None]
 class _UnderWay:
     tokens: Tokens
     base: Vectors
+    embedding: Vectors
     runs: list[Future[int]]
 
 
@@ -62,25 +63,29 @@ def compute(windows: Iterator[Window], model: Model, *, truncate: bool, base: bo
                 coming = reading.submit(ahead)
                 under_way.append(_start(tokens, model, running))
                 if len(under_way) > 1:
-                    yield _finish(under_way.popleft(), model, base, tick)
+                    yield _finish(under_way.popleft(), base, tick)
             while under_way:
-                yield _finish(under_way.popleft(), model, base, tick)
+                yield _finish(under_way.popleft(), base, tick)
         finally:
             running.shutdown(wait=False, cancel_futures=True)
 
 
 def _start(tokens: Tokens, model: Model, running: ThreadPoolExecutor) -> _UnderWay:
     """Queue the runs of a window, from the longest texts to the shortest."""
-    vectors = np.empty((len(tokens.ids), model.dimension), dtype=np.float32)
+    base = np.empty((len(tokens.ids), model.dimension), dtype=np.float32)
+    embedding = base if model.head is None else np.empty_like(base)
     gpu = model.encoder.session.provider is Provider.CUDA
 
     def run(batch: list[int]) -> int:
-        vectors[batch] = model.run([tokens.ids[index] for index in batch])
+        found = model.run([tokens.ids[index] for index in batch])
+        base[batch] = found
+        if model.head is not None:
+            embedding[batch] = model.finish(found)
         return len(batch)
 
     lengths = list(map(len, tokens.ids))
     batches = plan(lengths, GPU_BATCH, GPU_TOKENS) if gpu else plan(lengths, BATCH)
-    return _UnderWay(tokens, vectors, [running.submit(run, batch) for batch in batches])
+    return _UnderWay(tokens, base, embedding, [running.submit(run, batch) for batch in batches])
 
 
 def plan(lengths: Sequence[int], rows: int, tokens: int | None = None) -> list[list[int]]:
@@ -95,7 +100,7 @@ def plan(lengths: Sequence[int], rows: int, tokens: int | None = None) -> list[l
     return batches
 
 
-def _finish(under_way: _UnderWay, model: Model, base: bool, tick: Tick) -> Done:
+def _finish(under_way: _UnderWay, base: bool, tick: Tick) -> Done:
     for run in as_completed(under_way.runs):
         tick(run.result())
     window, tokens = under_way.tokens.window, under_way.tokens
@@ -103,7 +108,7 @@ def _finish(under_way: _UnderWay, model: Model, base: bool, tick: Tick) -> Done:
         window.first,
         len(window.texts),
         tokens.where,
-        model.finish(under_way.base),
+        under_way.embedding,
         under_way.base if base else None,
         window.kept,
         tokens.bad,

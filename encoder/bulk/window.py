@@ -13,7 +13,7 @@ from encoder.bulk.errors import BadRow
 from encoder.bulk.model import Vectors
 from encoder.tokens import Tokenizer
 
-WINDOW_ROWS = 8192
+FIRST_ROWS, WINDOW_ROWS = 1024, 8192
 WINDOW_BYTES = 16 << 20
 _CHUNK_ROWS = 512
 _CHUNK_CHARACTERS = 1 << 20  # the tokenizer library takes some hundred bytes a token while it works
@@ -82,11 +82,16 @@ class Done:
 
 
 def windows(blocks: Iterable[Block], rows: int = WINDOW_ROWS, size: int = WINDOW_BYTES) -> Iterator[Window]:
-    """Blocks put together until they have so many rows or bytes: bounded memory however long the texts are."""
+    """Blocks put together until they have so many rows or bytes: bounded memory however long the texts are.
+
+    The first windows of a file are smaller, so that the runtime does not wait until a whole one is tokenised. Where a
+    window ends follows from where it begins: a run that is gone on with makes the windows it would have made.
+    """
     gathered: list[Block] = []
     for block in blocks:
         gathered.append(block)
-        if sum(len(b.texts) for b in gathered) >= rows or sum(b.size for b in gathered) >= size:
+        enough = min(rows, gathered[0].first - 1 + FIRST_ROWS)
+        if sum(len(b.texts) for b in gathered) >= enough or sum(b.size for b in gathered) >= size:
             yield _joined(gathered)
             gathered = []
     if gathered:

@@ -67,6 +67,16 @@ def test_every_format_gives_the_same_rows(tmp_path: Path, ending: str, sentences
         assert int(later[0].kept.column(0)[0].as_py()) == start - 1
 
 
+def test_windows_grow_and_follow_from_where_they_begin(tmp_path: Path) -> None:
+    path = tmp_path / "rows.jsonl"
+    path.write_text('{"text": "a"}\n' * 26_000)
+    made = [(w.first, len(w.texts)) for w in windows(read(path)[0])]
+    assert made == [(1, 1024), (1025, 2048), (3073, 4096), (7169, 8192), (15361, 8192), (23553, 2448)]
+    for index in range(1, len(made)):
+        later = windows(read(path, start=made[index][0])[0])
+        assert [(w.first, len(w.texts)) for w in later] == made[index:]
+
+
 def test_windows_hold_bounded_bytes(tmp_path: Path) -> None:
     path = tmp_path / "long.jsonl"
     path.write_text("".join(json.dumps({"text": "x" * 200_000}) + "\n" for _ in range(60)))

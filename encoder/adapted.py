@@ -15,16 +15,17 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from encoder.batch import Batch, TokenIds, arrange
 from encoder.errors import ArtifactRefused, EncoderError, NoProvider
 from encoder.lora import Lora, Matrix
 from encoder.lora_graph import CHOSEN, Layout, input_name, linear_sites, with_branches
-from encoder.runtime import Feed, Ids, Precision, Provider, Session, Vectors, least_cosine, min_cosine
+from encoder.runtime import Precision, Provider, Session, Vectors, least_cosine, min_cosine
 
 # Adapters of a batch whose ranks sum to more than this run in several turns: memory and time of a run stay bounded.
 MAX_COLUMNS = 512
 
 Rows = Sequence[Lora | None]
-"""The adapter of each row of a batch, None for the backbone's own vector."""
+"""The adapter of each text of a batch, None for the backbone's own vector."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,17 +47,18 @@ class _State:
         slots = self.layout.slots if self.layout is not None else {}
         return all(set(own) <= set(slots.get(width, ())) for lora in loras for width, own in lora.slots.items())
 
-    def run(self, ids: Ids, mask: Ids, owners: Sequence[int], loras: Sequence[Lora]) -> Vectors:
-        """One run; `owners` gives each row's place in `loras`, -1 for none."""
-        feed: dict[str, npt.NDArray[Any]] = {"input_ids": ids, "attention_mask": mask}
+    def run(self, batch: Batch, chosen: npt.NDArray[np.int64], loras: Sequence[Lora]) -> Vectors:
+        """One run; `chosen` gives each text's place in `loras`, -1 for none."""
+        feed: dict[str, npt.NDArray[Any]] = batch.feed(packed=self.session.packed)
         if self.layout is not None:
             columns = np.repeat(np.arange(len(loras)), [lora.rank for lora in loras])
             if not loras:
                 columns = np.zeros(self.least, dtype=np.int64)
-            feed[CHOSEN] = (np.asarray(owners)[:, None] == columns)[:, None, :]
+            of_token = np.where(batch.owners >= 0, chosen[batch.owners], -1)
+            feed[CHOSEN] = of_token[:, :, None] == columns
             for width in self.layout.slots:
                 feed[input_name(width)] = self._stacked(self.layout, width, loras, len(columns))
-        return self.session.run_feed(feed)
+        return self.session.run_feed(feed)[: len(batch.tokens)]
 
     @staticmethod
     def _stacked(layout: Layout, width: int, loras: Sequence[Lora], columns: int) -> Matrix:
@@ -79,13 +81,14 @@ class _State:
 class AdaptedSession:
     """A loaded backbone with room for adapters; every method is safe from many threads at once."""
 
-    def __init__(self, session: Session, model: Callable[[], bytes], checks: tuple[Feed, Vectors]) -> None:
+    def __init__(self, session: Session, model: Callable[[], bytes], checks: tuple[TokenIds, Vectors]) -> None:
         """Serve a plain session.
 
         Args:
             session: The backbone as it was chosen.
             model: Gives the graph that the session was opened from; called when branches are wanted.
-            checks: A batch and the vectors it must give, by which a graph with branches is proven before it serves.
+            checks: Token ids of some texts and the vectors they must have, by which a graph with branches is proven
+                before it serves.
         """
         self._state = _State(session)
         self._model = model
@@ -123,16 +126,25 @@ class AdaptedSession:
         layout = self._state.layout
         return frozenset() if layout is None else layout.sites
 
-    def run(self, ids: Ids, mask: Ids) -> Vectors:
-        """The backbone's vectors (b, d) float32 of a padded batch, (b, t) int64 ids and mask.
+    @property
+    def packed(self) -> bool:
+        """Whether several texts share a row of the runtime's batches."""
+        return self._state.session.packed
+
+    def arrange(self, tokens: TokenIds, max_tokens: int | None = None) -> Batch:
+        """Token ids of one batch as `compute` takes them; `max_tokens` is the model's limit."""
+        return arrange(tokens, packed=self.packed, max_tokens=max_tokens)
+
+    def run(self, tokens: TokenIds) -> Vectors:
+        """The backbone's vectors (n, d) float32 of the texts of one batch.
 
         Raises:
             EncoderError: The runtime gave values that are not finite.
         """
-        return self._state.run(ids, mask, [-1] * len(ids), ())
+        return self.compute(self.arrange(tokens), [None] * len(tokens))
 
-    def run_rows(self, ids: Ids, mask: Ids, rows: Rows) -> Vectors:
-        """Vectors (b, d) float32 of a padded batch, each row under its adapter.
+    def compute(self, batch: Batch, rows: Rows) -> Vectors:
+        """Vectors (n, d) float32 of a batch, each text under its adapter.
 
         Raises:
             ArtifactRefused: An adapter does not fit the backbone.
@@ -144,18 +156,19 @@ class AdaptedSession:
             self.prepare(loras)
         state = self._state
         place = {digest: index for index, digest in enumerate(found)}
-        owners = np.array([-1 if lora is None else place[lora.digest] for lora in rows], dtype=np.int64)
+        chosen = np.array([-1 if lora is None else place[lora.digest] for lora in rows], dtype=np.int64)
         turns = _turns([lora.rank for lora in loras])
         if len(turns) <= 1:
-            return state.run(ids, mask, owners.tolist(), loras)
+            return state.run(batch, chosen, loras)
         vectors: Vectors | None = None
         for number, (start, stop) in enumerate(turns):
-            own = (owners >= start) & (owners < stop) if number else owners < stop  # the backbone's rows go first
-            length = int(mask[own].sum(axis=1).max())
-            part = state.run(ids[own, :length], mask[own, :length], (owners[own] - start).tolist(), loras[start:stop])
+            least = start if number else -1  # the backbone's own texts go first
+            own = np.flatnonzero((chosen >= least) & (chosen < stop))
+            part = self.arrange([batch.tokens[index] for index in own.tolist()])
+            computed = state.run(part, np.maximum(chosen[own] - start, -1), loras[start:stop])
             if vectors is None:
-                vectors = np.empty((len(ids), part.shape[1]), dtype=np.float32)
-            vectors[own] = part
+                vectors = np.empty((len(chosen), computed.shape[1]), dtype=np.float32)
+            vectors[own] = computed
         assert vectors is not None  # noqa: S101  there were two turns at least
         return vectors
 
@@ -184,12 +197,13 @@ class AdaptedSession:
 
     def _proven(self, session: Session, layout: Layout) -> _State:
         """The state with the new session, once it reproduces the backbone's vectors without any adapter."""
-        (ids, mask), expected = self._checks
+        tokens, expected = self._checks
+        batch, nothing = arrange(tokens, packed=session.packed), np.full(len(tokens), -1, dtype=np.int64)
         fault, wanted = "", least_cosine(session.precision)
         for least in (0, 1):
             state = _State(session, layout, least)
             try:
-                cosine = min_cosine(state.run(ids, mask, [-1] * len(ids), ()), expected)
+                cosine = min_cosine(state.run(batch, nothing, ()), expected)
             except Exception as error:  # noqa: BLE001  a provider may raise anything on an empty input
                 fault = type(error).__name__
                 continue
@@ -218,14 +232,14 @@ def check_fit(model: bytes, loras: Iterable[Lora]) -> None:
                 )
 
 
-def require_rows(ids: Sized, rows: Rows, backbone: str) -> None:
-    """Raise where there is not one adapter a row, or one that stands on another backbone.
+def require_rows(texts: Sized, rows: Rows, backbone: str) -> None:
+    """Raise where there is not one adapter a text, or one that stands on another backbone.
 
     Raises:
         EncoderError, ArtifactRefused: as described.
     """
-    if len(rows) != len(ids):
-        raise EncoderError(f"{len(ids)} rows and {len(rows)} adapters were given")
+    if len(rows) != len(texts):
+        raise EncoderError(f"{len(texts)} texts and {len(rows)} adapters were given")
     if any(lora is not None and lora.manifest.backbone != backbone for lora in rows):
         raise ArtifactRefused("an adapter stands on another backbone")
 

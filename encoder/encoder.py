@@ -7,6 +7,7 @@ import numpy as np
 import numpy.typing as npt
 
 from encoder.adapted import AdaptedSession, Rows, require_rows
+from encoder.batch import Batch, TokenIds, plan_batches
 from encoder.errors import ArtifactRefused, InputRefused
 from encoder.graph import check_graph
 from encoder.lora import Lora
@@ -15,8 +16,6 @@ from encoder.retrieval import Retrieval
 from encoder.runtime import (
     BAR,
     BATCH_TOLERANCE,
-    Feed,
-    Ids,
     Int8,
     Measurement,
     Precision,
@@ -27,11 +26,11 @@ from encoder.runtime import (
     min_cosine,
     release_memory,
 )
-from encoder.tokens import Tokenizer, plan_batches
+from encoder.tokens import Tokenizer
 
 TOKEN_BUDGET = 4096
 INT8_FILE = "model.int8.onnx"
-_PROBE_BUDGET = 512  # padded tokens: the first such batch, on which speed is measured, holds some 40 short texts
+_PROBE_BUDGET = 512  # tokens: the first such batch, on which speed is measured, holds some 40 short texts
 _SELF_CHECK = 8
 # Smallest cosine of an adapter's vectors to its probes, which were computed in fp32. An adapter may move a vector far,
 # and rounding errors with it, so that less is asked than of a backbone.
@@ -71,14 +70,14 @@ class Encoder:
         tokenizer: Tokenizer,
         session: AdaptedSession,
         measurements: Sequence[Measurement],
-        checks: tuple[Feed, npt.NDArray[np.float32]],
+        checks: tuple[TokenIds, npt.NDArray[np.float32]],
     ) -> None:
         self.digest = digest
         self.manifest = manifest
         self.tokenizer = tokenizer
         self.session = session
         self.measurements = tuple(measurements)
-        self._check_feed, self._check_vectors = checks
+        self._check_tokens, self._check_vectors = checks
 
     @classmethod
     def open(
@@ -109,10 +108,10 @@ class Encoder:
 
         def int8_model() -> bytes:
             model = load_files({INT8_FILE: manifest.files[INT8_FILE]}, fetch)[INT8_FILE]
-            check_graph(model, inputs={"input_ids", "attention_mask"}, outputs=manifest.outputs)
+            check_graph(model, inputs=manifest.inputs, outputs=manifest.outputs)
             return model
 
-        check_graph(files["model.onnx"], inputs={"input_ids", "attention_mask"}, outputs=manifest.outputs)
+        check_graph(files["model.onnx"], inputs=manifest.inputs, outputs=manifest.outputs)
         tokenizer = Tokenizer.from_bytes(files["tokenizer.json"], manifest.max_tokens)
         probes = Probes.from_bytes(files["probes.json"])
         if probes.vectors.shape[1] != manifest.dimension:
@@ -123,14 +122,14 @@ class Encoder:
             raise ArtifactRefused(f"probes.json: {error}") from error
         batches = plan_batches([len(row) for row in ids], _PROBE_BUDGET)
         order = [index for batch in batches for index in batch]
-        feeds = [tokenizer.pad([ids[index] for index in batch]) for batch in batches]
-        yardstick = _yardstick(manifest, files, tokenizer, feeds, probes.vectors[order])
+        tokens = [[ids[index] for index in batch] for batch in batches]
+        yardstick = _yardstick(manifest, files, tokenizer, tokens, probes.vectors[order])
         int8 = Int8(int8_model, _int8_fault(manifest)) if INT8_FILE in manifest.files else None
         session, measurements = choose(files["model.onnx"], yardstick, provider, precision, threads, streams, int8)
         name = INT8_FILE if session.precision is Precision.INT8 else "model.onnx"
         graph = {name: manifest.files[name]}
         shortest = order[:_SELF_CHECK]
-        checks = (tokenizer.pad([ids[index] for index in shortest]), probes.vectors[shortest])
+        checks = ([ids[index] for index in shortest], probes.vectors[shortest])
         del files
         release_memory()
         adapted = AdaptedSession(session, lambda: load_files(graph, fetch)[name], checks)
@@ -150,7 +149,7 @@ class Encoder:
             texts: Any number of texts, none of them empty.
             truncate: Cut a text that is too long instead of refusing it.
             progress: Called with (texts done, texts in all) after each batch.
-            token_budget: Most padded tokens in a batch.
+            token_budget: Most tokens in a batch.
 
         Raises:
             EmptyText, TextTooLong: The first text that cannot be encoded; nothing is computed then.
@@ -158,22 +157,33 @@ class Encoder:
         tokens = self.tokenizer.encode(texts, truncate)
         vectors = np.empty((len(texts), self.manifest.dimension), dtype=np.float32)
         done = 0
-        for batch in plan_batches(tokens.counts, token_budget):
+        for batch in self.plan(tokens.counts, token_budget):
             vectors[batch] = self.run([tokens.ids[index] for index in batch])
             done += len(batch)
             if progress is not None:
                 progress(done, len(texts))
         return Encoded(vectors, tokens.counts, tokens.truncated)
 
-    def run(self, ids: Sequence[Sequence[int]]) -> npt.NDArray[np.float32]:
-        """Base vectors (b, d) float32 of one batch of token ids, in the given order."""
-        if not ids:
-            return np.empty((0, self.manifest.dimension), dtype=np.float32)
-        return self.session.run(*self.tokenizer.pad(ids))
+    def plan(self, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+        """Texts of so many tokens cut into batches, as positions; see `plan_batches`."""
+        return plan_batches(lengths, token_budget, packed=self.session.packed)
+
+    def run(self, tokens: TokenIds) -> npt.NDArray[np.float32]:
+        """Base vectors (n, d) float32 of the texts of one batch, given as token ids, in their order."""
+        return self.forward_adapted(tokens, [None] * len(tokens))
+
+    def arrange(self, tokens: TokenIds) -> Batch:
+        """The texts of one batch as `compute` takes them: what can be done before the runtime is free."""
+        return self.session.arrange(tokens, self.manifest.max_tokens)
+
+    def compute(self, batch: Batch, rows: Rows) -> npt.NDArray[np.float32]:
+        """`forward_adapted` of an arranged batch."""
+        require_rows(batch.tokens, rows, self.digest)
+        return self.session.compute(batch, rows)
 
     def self_check(self) -> float:
         """Smallest cosine of the eight shortest probes to their recorded vectors: one real, small run of the model."""
-        return min_cosine(self.session.run(*self._check_feed), self._check_vectors)
+        return min_cosine(self.session.run(self._check_tokens), self._check_vectors)
 
     @property
     def batch_tolerance(self) -> float:
@@ -198,17 +208,16 @@ class Encoder:
         require_rows(loras, loras, self.digest)
         self.session.prepare(loras)
 
-    def forward_adapted(self, ids: Ids, mask: Ids, rows: Rows) -> npt.NDArray[np.float32]:
-        """Vectors (b, d) float32 of a padded batch, (b, t) int64 ids and mask; row i under rows[i], None for the base.
+    def forward_adapted(self, tokens: TokenIds, rows: Rows) -> npt.NDArray[np.float32]:
+        """Vectors (n, d) float32 of the texts of one batch; text i under rows[i], None for the base.
 
         Raises:
             ArtifactRefused: An adapter does not fit this backbone.
-            EncoderError: There is not one adapter a row, or the runtime gave values that are not finite.
+            EncoderError: There is not one adapter a text, or the runtime gave values that are not finite.
         """
-        require_rows(ids, rows, self.digest)
-        if not len(ids):
+        if not tokens:
             return np.empty((0, self.manifest.dimension), dtype=np.float32)
-        return self.session.run_rows(ids, mask, rows)
+        return self.compute(self.arrange(tokens), rows)
 
     def prove(self, lora: Lora) -> float:
         """Run an adapter's probes and return their smallest cosine to the recorded vectors.
@@ -222,9 +231,8 @@ class Encoder:
         except InputRefused as error:
             raise ArtifactRefused(f"probes.json: {error}") from error
         found = np.empty_like(lora.probes.vectors)
-        for batch in plan_batches(tokens.counts, _PROBE_BUDGET):
-            feed = self.tokenizer.pad([tokens.ids[index] for index in batch])
-            found[batch] = self.forward_adapted(*feed, [lora] * len(batch))
+        for batch in self.plan(tokens.counts, _PROBE_BUDGET):
+            found[batch] = self.forward_adapted([tokens.ids[index] for index in batch], [lora] * len(batch))
         cosine, wanted = min_cosine(found, lora.probes.vectors), _ADAPTED_COSINE[self.session.precision]
         if not cosine >= wanted:
             raise ArtifactRefused(
@@ -237,16 +245,16 @@ def _yardstick(
     manifest: BackboneManifest,
     files: Mapping[str, bytes],
     tokenizer: Tokenizer,
-    feeds: Sequence[Feed],
+    batches: Sequence[TokenIds],
     expected: Vectors,
 ) -> Yardstick:
     """What a provider must keep: the probe vectors, and the score of float32 where the import recorded one."""
     exact = manifest.precisions.get("fp32")
     if exact is None or "retrieval.json" not in files:
-        return Yardstick(feeds, expected)
+        return Yardstick(batches, expected)
     probe = Retrieval.from_bytes(files["retrieval.json"])
     return Yardstick(
-        feeds, expected, lambda session: probe.measure(tokenizer, session.run, session.streams), exact.retrieval
+        batches, expected, lambda session: probe.measure(tokenizer, session.run, session.streams), exact.retrieval
     )
 
 

@@ -1,9 +1,9 @@
 """Room for LoRA branches in a backbone's graph: where its Linear modules are, and the graph with open inputs there.
 
-A branch adds `((x @ A.T) where the row has chosen that column) @ B` to the output of a Linear module. The ranks of all
-adapters of a batch lie side by side as columns, so that one run serves rows of different adapters and ranks; a row that
-chose no column is a row of the backbone. The names of modules are read from the graph: the exporter keeps those of
-biases, and of weights where a module has no bias.
+A branch adds `((x @ A.T) where the token has chosen that column) @ B` to the output of a Linear module. The ranks of
+all adapters of a batch lie side by side as columns, so that one run serves texts of different adapters and ranks; a
+token that chose no column is the backbone's. The names of modules are read from the graph: the exporter keeps those
+of biases, and of weights where a module has no bias.
 """
 
 from collections.abc import Collection, Iterator, Mapping
@@ -100,7 +100,7 @@ def linear_sites(model: onnx.ModelProto) -> dict[str, Site]:
 def with_branches(model_bytes: bytes, names: Collection[str]) -> tuple[bytes, Layout]:
     """The graph with a branch at each named module.
 
-    Its further inputs are `CHOSEN`, (batch, 1, columns) bool, and `input_name(width)` for each width of the layout.
+    Its further inputs are `CHOSEN`, (rows, tokens, columns) bool, and `input_name(width)` for each width of the layout.
 
     Raises:
         ArtifactRefused: The graph has no module of such a name.
@@ -121,7 +121,7 @@ def with_branches(model_bytes: bytes, names: Collection[str]) -> tuple[bytes, La
                 nodes += _branch(*branches[output])
     del graph.node[:]
     graph.node.extend(nodes)
-    graph.input.append(helper.make_tensor_value_info(CHOSEN, TensorProto.BOOL, ["batch", 1, "columns"]))
+    graph.input.append(helper.make_tensor_value_info(CHOSEN, TensorProto.BOOL, ["rows", "tokens", "columns"]))
     graph.initializer.append(numpy_helper.from_array(np.array(0, np.float32), "lora/nothing"))
     return model.SerializeToString(), Layout(frozenset(names), slots)
 
@@ -141,9 +141,10 @@ def _unstack(graph: onnx.GraphProto, slots: Mapping[int, tuple[tuple[str, Side],
 
 
 def _branch(site: str, place: Place) -> list[onnx.NodeProto]:
-    """Nodes from the module's input to its output. Where, not Mul: a row never meets the numbers of other adapters.
+    """Nodes from the module's input to its output. Where, not Mul: a token never meets the numbers of other adapters.
 
-    The branch joins after the bias: there the OpenVINO plugin computes rows of the backbone to the last bit as without.
+    The branch joins after the bias: there the OpenVINO plugin computes texts of the backbone to the last bit as
+    without.
     """
     at = f"lora/{place.writes}"
     return [

@@ -15,6 +15,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, get_origin, get_type_hints
 import numpy as np
 import numpy.typing as npt
 
+from encoder.batch import PACKED_INPUTS, PADDED_INPUTS
 from encoder.errors import ArtifactRefused
 
 Fetch = Callable[[str], bytes]
@@ -23,6 +24,8 @@ Store = Callable[[bytes], str]
 """Bytes -> their sha256 in hex, once they are kept."""
 
 SCHEMA = 1
+INPUTS = {"packed": PACKED_INPUTS, "padded": PADDED_INPUTS}
+"""Layout of a backbone's graph -> names of its inputs."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
@@ -97,6 +100,7 @@ class BackboneManifest:
         versions: Library name -> version the export was made with.
         parity: Measured agreement with torch.
         prompts: Prompt name -> text the source recommends to put in front.
+        layout: How the graph takes texts: "packed", several in a row, or "padded", one a row.
         precisions: Precision -> what it was worth at import; "int8" is there even where it was not kept. Empty in a
             manifest made before this was measured.
     """
@@ -104,7 +108,7 @@ class BackboneManifest:
     KIND: ClassVar[str] = "backbone"
     FILES: ClassVar[frozenset[str]] = frozenset({"model.onnx", "tokenizer.json", "probes.json"})
     MORE_FILES: ClassVar[frozenset[str]] = frozenset({"model.int8.onnx", "retrieval.json"})
-    LATER: ClassVar[frozenset[str]] = frozenset({"precisions"})
+    LATER: ClassVar[frozenset[str]] = frozenset({"precisions", "layout"})
 
     name: str
     source: str
@@ -120,6 +124,12 @@ class BackboneManifest:
     precision: str = "fp32"
     prompts: dict[str, str]
     precisions: dict[str, PrecisionFacts] = field(default_factory=dict)
+    layout: str = "padded"
+
+    @property
+    def inputs(self) -> frozenset[str]:
+        """Names of the graph's inputs."""
+        return INPUTS[self.layout]
 
     def to_dict(self) -> dict[str, Any]:
         """The manifest as plain JSON values."""
@@ -147,6 +157,8 @@ class BackboneManifest:
             raise ArtifactRefused("backbone manifest: outputs must give sentence_embedding the width of dimension")
         if manifest.max_tokens < 1 or manifest.dimension < 1:
             raise ArtifactRefused("backbone manifest: dimension and max_tokens must be at least 1")
+        if manifest.layout not in INPUTS:
+            raise ArtifactRefused("backbone manifest: layout must be packed or padded")
         return manifest
 
 

@@ -7,15 +7,16 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from encoder.batch import TokenIds, plan_batches
 from encoder.errors import ArtifactRefused
 from encoder.manifest import canonical, json_object
-from encoder.tokens import Tokenizer, plan_batches
+from encoder.tokens import Tokenizer
 
 _FILE = "retrieval.json"
 _DEPTH = 10
 _BATCH_TOKENS = 512
 
-Run = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], npt.NDArray[np.float32]]
+Run = Callable[[TokenIds], npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +53,13 @@ class Retrieval:
 
         Args:
             tokenizer: The model's own.
-            run: Padded ids and mask, (b, t) int64, to vectors (b, d) float32.
+            run: Token ids of the texts of one batch to vectors (b, d) float32.
             at_once: Runs under way at a time.
         """
         tokens = tokenizer.encode(self.texts, truncate=True)
         batches = plan_batches(tokens.counts, _BATCH_TOKENS)
         with ThreadPoolExecutor(at_once) as pool:
-            parts = list(pool.map(lambda batch: run(*tokenizer.pad([tokens.ids[i] for i in batch])), batches))
+            parts = list(pool.map(lambda batch: run([tokens.ids[i] for i in batch]), batches))
         vectors = np.empty((len(self.texts), parts[0].shape[1]), dtype=np.float32)
         for batch, part in zip(batches, parts, strict=True):
             vectors[batch] = part

@@ -5,24 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
+from onnx import helper, numpy_helper
 
 from encoder.adapters import Head
+from encoder.batch import PADDED_INPUTS, TokenIds, plan_batches
 from encoder.encoder import Encoder
 from encoder.errors import ArtifactRefused
 from encoder.graph import check_graph
 from encoder.lora import Lora, Pair
 from encoder.lora_graph import linear_sites
 from encoder.manifest import Fetch, Parity, Probes, load_files
-from encoder.runtime import OUTPUT, Ids, Vectors, open_session
-from encoder.tokens import Tokenizer, plan_batches
+from encoder.runtime import OUTPUT, Run, Vectors, open_session
+from encoder.tokens import Tokenizer
 
 MAX_ABS_DIFFERENCE = 1e-4
 MIN_COSINE = 0.99999
 _BASE = "base_embedding"
 _TOKEN_BUDGET = 1024
-
-Run = Callable[[Ids, Ids], Vectors]
 
 
 def export_version(encoder: Encoder, version: Head | Lora, fetch: Fetch) -> tuple[bytes, Parity]:
@@ -44,27 +43,57 @@ def export_version(encoder: Encoder, version: Head | Lora, fetch: Fetch) -> tupl
     own = encoder.manifest.files
     files = load_files({name: own[name] for name in ("model.onnx", "probes.json")}, fetch)
     model = onnx.load_model_from_string(files["model.onnx"])
+    if encoder.session.packed:
+        take_padded(model)
     served: Run
     if isinstance(version, Lora):
         lora = version
         fold(model, lora.pairs())
 
-        def served(ids: Ids, mask: Ids) -> Vectors:
-            return encoder.forward_adapted(ids, mask, [lora] * len(ids))
+        def served(tokens: TokenIds) -> Vectors:
+            return encoder.forward_adapted(tokens, [lora] * len(tokens))
 
     else:
         head = version
         entry = {"head.onnx": head.manifest.files["head.onnx"]}
         append(model, onnx.load_model_from_string(load_files(entry, fetch)["head.onnx"]))
 
-        def served(ids: Ids, mask: Ids) -> Vectors:
-            return head.apply(encoder.session.run(ids, mask))
+        def served(tokens: TokenIds) -> Vectors:
+            return head.apply(encoder.run(tokens))
 
     for name, value in _described(encoder, version).items():
         model.metadata_props.add(key=name, value=value)
     data: bytes = model.SerializeToString(deterministic=True)
-    check_graph(data, inputs={"input_ids", "attention_mask"}, outputs={OUTPUT})
+    check_graph(data, inputs=PADDED_INPUTS, outputs={OUTPUT})
     return data, _prove(data, encoder.tokenizer, served, Probes.from_bytes(files["probes.json"]).texts)
+
+
+def take_padded(model: onnx.ModelProto) -> None:
+    """Make a graph of packed batches take `input_ids` and `attention_mask`, (b, t) int64, a text a row.
+
+    Positions count along the row; a token belongs to its row where the mask is 1, and to nobody elsewhere.
+    """
+    graph = model.graph
+    constants = {"zero": 0, "one": 1, "nobody": -1, "rows": [1]}
+    for name, value in constants.items():
+        graph.initializer.append(numpy_helper.from_array(np.array(value, np.int64), f"padded/{name}"))
+    shape, height, width, column, place = (f"padded/{name}" for name in ("shape", "b", "t", "column", "place"))
+    prelude = [
+        helper.make_node("Shape", ["input_ids"], [shape]),
+        helper.make_node("Gather", [shape, "padded/zero"], [height]),
+        helper.make_node("Gather", [shape, "padded/one"], [width]),
+        helper.make_node("Range", ["padded/zero", width, "padded/one"], [place]),
+        helper.make_node("Expand", [place, shape], ["positions"]),
+        helper.make_node("Range", ["padded/zero", height, "padded/one"], ["texts"]),
+        helper.make_node("Unsqueeze", ["texts", "padded/rows"], [column]),
+        helper.make_node("Equal", ["attention_mask", "padded/one"], ["padded/real"]),
+        helper.make_node("Where", ["padded/real", column, "padded/nobody"], ["owners"]),
+    ]
+    nodes = list(graph.node)
+    del graph.node[:], graph.input[:]
+    graph.node.extend([*prelude, *nodes])
+    for name in ("input_ids", "attention_mask"):
+        graph.input.append(helper.make_tensor_value_info(name, onnx.TensorProto.INT64, ["batch", "tokens"]))
 
 
 def fold(model: onnx.ModelProto, pairs: Mapping[str, Pair]) -> None:
@@ -136,8 +165,8 @@ def _prove(data: bytes, tokenizer: Tokenizer, served: Run, texts: Sequence[str])
     ids = tokenizer.encode(texts).ids
     difference, cosine = 0.0, 1.0
     for batch in plan_batches([len(row) for row in ids], _TOKEN_BUDGET):
-        feed = tokenizer.pad([ids[index] for index in batch])
-        found, wanted = session.run(*feed), served(*feed)
+        tokens = [ids[index] for index in batch]
+        found, wanted = session.run(tokens), served(tokens)
         difference = max(difference, float(np.abs(found - wanted).max()))
         cosine = min(cosine, float((found * wanted).sum(axis=1).min()))
     # Written so that a NaN fails.

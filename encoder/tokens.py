@@ -1,11 +1,8 @@
-"""From texts to token ids and padded arrays: safe from many threads, never silent about a cut."""
+"""From texts to token ids: safe from many threads, never silent about a cut."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-import numpy.typing as npt
 import tokenizers
 
 from encoder.errors import ArtifactRefused, EmptyText, TextTooLong
@@ -55,35 +52,31 @@ class Tokenizer:
     limit. Switching the settings of a shared one at run time makes concurrent callers fail ("Already borrowed").
     """
 
-    def __init__(self, whole: tokenizers.Tokenizer, cutting: tokenizers.Tokenizer, max_tokens: int, pad_id: int):
+    def __init__(self, whole: tokenizers.Tokenizer, cutting: tokenizers.Tokenizer, max_tokens: int):
         self._whole = whole
         self._cutting = cutting
-        self._pad_id = pad_id
         self.max_tokens = max_tokens
         self.max_characters = max_tokens * CHARACTERS_PER_TOKEN
 
     @classmethod
     def from_bytes(cls, data: bytes, max_tokens: int) -> "Tokenizer":
-        """Read a `tokenizer.json`; its own truncation and padding settings are replaced, only the pad id is kept.
+        """Read a `tokenizer.json`; its own truncation and padding settings are replaced.
 
         Raises:
-            ArtifactRefused: Not a tokenizer, no pad token, or special tokens alone fill the limit.
+            ArtifactRefused: Not a tokenizer, or special tokens alone fill the limit.
         """
         try:
             text = data.decode("utf-8")
-            padding = json.loads(text).get("padding")
             whole, cutting = tokenizers.Tokenizer.from_str(text), tokenizers.Tokenizer.from_str(text)
         except Exception as error:  # the library raises bare Exception
             raise ArtifactRefused(f"tokenizer.json cannot be read: {type(error).__name__}") from error
-        if not isinstance(padding, dict) or not isinstance(padding.get("pad_id"), int):
-            raise ArtifactRefused("tokenizer.json does not name a pad token")
         if max_tokens <= whole.num_special_tokens_to_add(is_pair=False):
             raise ArtifactRefused(f"a limit of {max_tokens} tokens leaves no room for text")
         for tokenizer in (whole, cutting):
             tokenizer.no_padding()
             tokenizer.no_truncation()
         cutting.enable_truncation(max_tokens)
-        return cls(whole, cutting, max_tokens, padding["pad_id"])
+        return cls(whole, cutting, max_tokens)
 
     def encode(self, texts: Sequence[str], truncate: bool = False) -> Tokenized:
         """Tokenise texts; one that is too long is refused, or cut if `truncate` is set.
@@ -140,16 +133,6 @@ class Tokenizer:
         ends = [stop for _, stop in self._whole.encode(readable, add_special_tokens=False).offsets]
         return text if len(ends) <= tokens else readable[: ends[tokens - 1]]
 
-    def pad(self, ids: Sequence[Sequence[int]]) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.int64]]:
-        """Padded ids and attention mask of one batch, both (b, t) int64 with t the longest row."""
-        width = max(map(len, ids), default=0)
-        input_ids = np.full((len(ids), width), self._pad_id, dtype=np.int64)
-        attention_mask = np.zeros((len(ids), width), dtype=np.int64)
-        for row, values in enumerate(ids):
-            input_ids[row, : len(values)] = values
-            attention_mask[row, : len(values)] = 1
-        return input_ids, attention_mask
-
     def _clean(self, index: int, text: str, truncate: bool) -> str:
         """The text as the tokenizer library can read it, at most `max_characters` long."""
         if not text or text.isspace():
@@ -162,25 +145,6 @@ class Tokenizer:
                 raise TextTooLong(index, tokens, self.max_tokens, characters=len(text))
             text = start
         return encodable(text)
-
-
-def plan_batches(lengths: Sequence[int], token_budget: int) -> list[list[int]]:
-    """Cut rows into batches of similar length whose padded size stays within a budget.
-
-    Args:
-        lengths: Tokens of each row.
-        token_budget: Most padded tokens (rows times longest row) a batch may have; a longer row goes alone.
-
-    Returns:
-        Batches of row positions; rows from shortest to longest, equal ones in their given order.
-    """
-    batches: list[list[int]] = []
-    for index in sorted(range(len(lengths)), key=lengths.__getitem__):
-        if batches and (len(batches[-1]) + 1) * lengths[index] <= token_budget:
-            batches[-1].append(index)
-        else:
-            batches.append([index])
-    return batches
 
 
 def encodable(text: str) -> str:

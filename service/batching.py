@@ -6,7 +6,7 @@ each cuts a batch, pads it, waits for a free stream, runs it. So the next batch 
 none is cut ahead of its time unless enough waits to fill it: that would make batches smaller than they need to be.
 
 Texts are taken in turn from every waiting request, so that a small request never waits behind the whole of a large one,
-then sorted by length and cut by a budget of padded tokens; everything taken is run before more is taken, which bounds
+then sorted by length and cut by a budget of tokens; everything taken is run before more is taken, which bounds
 the wait of the oldest.
 """
 
@@ -22,7 +22,6 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from encoder.tokens import plan_batches
 from service.drain import DrainRate
 from service.errors import Overloaded
 
@@ -33,7 +32,7 @@ TURN = 16
 # Full batches for each stream that are taken and sorted together: more texts to sort mean less padding, but also that
 # a newcomer waits for more of those before it.
 WINDOW = 2
-# Fewer padded tokens than this are not split over two streams: a batch so small costs nearly as much as its half.
+# Fewer tokens than this are not split over two streams: a batch so small costs nearly as much as its half.
 LEAST_TOKENS = 96
 # A large request may wait this many times its own work: what would be long for a single text is little for a corpus.
 STRETCH = 8
@@ -69,10 +68,13 @@ class Runtime(Protocol):
 
     streams: int
 
-    def prepare(self, flights: Sequence[Flight]) -> Any:
-        """Feeds of one batch."""
+    def plan(self, lengths: Sequence[int], token_budget: int) -> list[list[int]]:
+        """Texts of so many tokens cut into batches within a budget, as positions."""
 
-    def forward(self, feeds: Any) -> NDArray[np.float32]:
+    def prepare(self, flights: Sequence[Flight]) -> Any:
+        """What one run takes; its `size` is the tokens that are computed, padding included."""
+
+    def forward(self, prepared: Any) -> NDArray[np.float32]:
         """Vectors (b, d) float32 in the order of the batch; raises if any number is not finite."""
 
 
@@ -112,7 +114,7 @@ class Batcher:
 
     Args:
         deliver: Called on the event loop with every computed batch.
-        batch_tokens: Most padded tokens in a batch; a longer single text goes alone.
+        batch_tokens: Most tokens in a batch; a longer single text goes alone.
         queue_tokens: Most tokens that may wait.
         queue_seconds: Longest wait, at the measured rate, that a small request is let in to.
     """
@@ -266,17 +268,17 @@ class Batcher:
         # When little waits it is shared between the streams that have nothing to do.
         idle = max(1, streams - self._busy)
         budget = min(self.batch_tokens, max(LEAST_TOKENS, -(-tokens // idle)))
-        for rows in plan_batches([len(flight.ids) for flight in taken], budget):
+        for rows in self._runtime.plan([len(flight.ids) for flight in taken], budget):
             self._ready.append([taken[row] for row in rows])
 
     def _run(self) -> None:
         me = threading.get_ident()
         while (flights := self._next()) is not None:
             try:
-                feeds = self._runtime.prepare(flights)
+                prepared = self._runtime.prepare(flights)
                 with self._slots:
                     self._begun[me] = time.monotonic()
-                    landed = self._compute(flights, feeds)
+                    landed = self._compute(flights, prepared)
             except Exception as error:  # noqa: BLE001  whatever the runtime raises, the thread must go on
                 log.warning("batch_failed", texts=len(flights), error=type(error).__name__)
                 landed = self._one_by_one(flights, me)
@@ -286,17 +288,17 @@ class Batcher:
                     self._busy -= 1
             self._hand_over(landed)
 
-    def _compute(self, flights: list[Flight], feeds: Any) -> Landed:
+    def _compute(self, flights: list[Flight], prepared: Any) -> Landed:
         tokens = sum(len(flight.ids) for flight in flights)
         started = time.monotonic()
-        vectors = self._runtime.forward(feeds)
+        vectors = self._runtime.forward(prepared)
         self._failing_since = None
         seconds = time.monotonic() - started
         self.rate.drained(tokens, saturated=self._saturated())
         self._observer.batch(
             texts=len(flights),
             tokens=tokens,
-            padded=max(len(flight.ids) for flight in flights) * len(flights),
+            padded=prepared.size,
             seconds=seconds,
             waited=started - min(flight.since for flight in flights),
         )

@@ -8,12 +8,12 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
+from encoder.batch import Batch
 from encoder.encoder import Encoder
 from encoder.errors import InputRefused
 from encoder.lora import Lora
@@ -22,7 +22,6 @@ from service.batching import Batcher, Flight, Landed
 from service.cache import Entry, VectorCache, key_of, salt_of
 from service.errors import ClientGone, Overloaded, Problem
 from service.recorder import ServingRecorder
-from service.shapes import rounded
 from service.shared_cache import SharedCache
 from service.threads import Pool
 from service.tickets import Ticket
@@ -60,24 +59,33 @@ class Embedded:
     inference_seconds: float
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """A batch and the adapter of each of its texts."""
+
+    batch: Batch
+    adapters: list[Lora | None]
+
+    @property
+    def size(self) -> int:
+        return self.batch.size
+
+
 class _EncoderRuntime:
     """The encoder as the batcher sees it: one run computes texts of the backbone and of LoRA adapters together."""
 
     def __init__(self, encoder: Encoder) -> None:
         self._encoder = encoder
         self.streams = encoder.session.streams
+        self.plan = encoder.plan
 
-    def prepare(self, flights: Sequence[Flight]) -> Any:
-        tokenizer = self._encoder.tokenizer
-        ids, mask = rounded(*tokenizer.pad([flight.ids for flight in flights]), tokenizer.max_tokens)
-        return ids, mask, [flight.adapter for flight in flights]
+    def prepare(self, flights: Sequence[Flight]) -> _Prepared:
+        return _Prepared(
+            self._encoder.arrange([flight.ids for flight in flights]), [flight.adapter for flight in flights]
+        )
 
-    def forward(self, feeds: Any) -> NDArray[np.float32]:
-        ids, mask, adapters = feeds
-        if any(adapter is not None for adapter in adapters):
-            rows = [*adapters, *[None] * (len(ids) - len(adapters))]
-            return self._encoder.forward_adapted(ids, mask, rows)[: len(adapters)]
-        return self._encoder.session.run(ids, mask)[: len(adapters)]
+    def forward(self, prepared: _Prepared) -> NDArray[np.float32]:
+        return self._encoder.compute(prepared.batch, prepared.adapters)
 
 
 class Embedder:

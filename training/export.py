@@ -1,7 +1,6 @@
 """Import of a backbone: one ONNX graph with pooling and L2 normalisation inside, published only with proven parity."""
 
 import importlib.metadata
-import inspect
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -15,17 +14,19 @@ import torch
 import transformers
 from transformers.utils import logging as transformers_logging
 
+from encoder.batch import arrange, plan_batches
 from encoder.encoder import INT8_FILE, Encoder
 from encoder.errors import EncoderError
 from encoder.graph import check_graph
-from encoder.manifest import BackboneManifest, FileEntry, Parity, PrecisionFacts, Probes, Store, sha256
-from encoder.runtime import OUTPUT, open_session
-from encoder.tokens import Tokenizer, encodable, plan_batches
+from encoder.manifest import INPUTS, BackboneManifest, FileEntry, Parity, PrecisionFacts, Probes, Store, sha256
+from encoder.runtime import OUTPUT, Run, open_session
+from encoder.tokens import Tokenizer, encodable
 from registry.names import valid_backbone_name
 from training.parity import parity_texts, probe_texts, prove
-from training.precisions import calibration_feeds, int8_holds, measure_precisions
+from training.precisions import calibration_batches, int8_holds, measure_precisions
 from training.quantize import quantize
 from training.retrieval_texts import retrieval_probe
+from training.sentence import PackedModule, SentenceModule, load_module
 from training.sources import ExportRefused, Source, open_source
 from training.weight_names import name_weights
 
@@ -65,28 +66,23 @@ def import_backbone(
         report("loading the model", 0.05)
         _prove_tokens(found, tokenizer)
         module = load_module(found)
-        report("exporting to ONNX", 0.15)
-        model = _export(module, tokenizer)
     try:
-        report("proving parity with torch", 0.6)
-        check_graph(model, inputs={"input_ids", "attention_mask"}, outputs={OUTPUT})
-        session = open_session(model, "cpu", "fp32")
-        parity = prove(
-            tokenizer, module.run, session.run, lambda part: report("proving parity with torch", 0.6 + 0.2 * part)
-        )
+        with quietly():
+            model, layout, parity = _export(module, tokenizer, report)
         report("recording probes", 0.8)
+        session = open_session(model, "cpu", "fp32")
         probes, retrieval = record_probes(tokenizer, session.run), retrieval_probe()
         del session
         files = {"model.onnx": model, "tokenizer.json": found.tokenizer}
         files |= {"probes.json": probes.to_bytes(), "retrieval.json": retrieval.to_bytes()}
         report("making int8 weights", 0.82)
-        int8 = quantize(model, calibration_feeds(tokenizer))
+        int8 = quantize(model, calibration_batches(tokenizer))
         report("measuring precisions", 0.86)
         precisions = measure_precisions(tokenizer, model, int8, retrieval)
         if int8 is not None and int8_holds(precisions):
-            check_graph(int8, inputs={"input_ids", "attention_mask"}, outputs={OUTPUT})
+            check_graph(int8, inputs=INPUTS[layout], outputs={OUTPUT})
             files[INT8_FILE] = int8
-        manifest = _manifest(found, name, files, parity, probes.vectors.shape[1], precisions)
+        manifest = _manifest(found, name, files, parity, probes.vectors.shape[1], precisions, layout)
         # The last proof: the loader itself accepts exactly these bytes.
         blobs = {sha256(data): data for data in (*files.values(), manifest.to_bytes())}
         Encoder.open(manifest.digest, blobs.__getitem__, provider="cpu")
@@ -97,58 +93,6 @@ def import_backbone(
         store(data)
     report("done", 1.0)
     return manifest
-
-
-class SentenceModule(torch.nn.Module):
-    """A transformer with pooling and L2 normalisation: (b, t) int64 ids and mask to (b, d) float32 unit rows."""
-
-    def __init__(self, model: torch.nn.Module, pooling: str, token_types: bool) -> None:
-        super().__init__()
-        self.model = model
-        self.pooling = pooling
-        self.token_types = token_types
-
-    def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-        """Sentence vectors of a padded batch."""
-        extra = {"token_type_ids": torch.zeros_like(input_ids)} if self.token_types else {}
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **extra)
-        hidden: torch.Tensor = output.last_hidden_state
-        mask = attention_mask.unsqueeze(-1)
-        if self.pooling == "cls":
-            vectors = hidden[:, 0]
-        elif self.pooling == "max":
-            vectors = hidden.masked_fill(mask == 0, -1e9).amax(dim=1)
-        else:
-            weights = mask.to(hidden.dtype)
-            vectors = (hidden * weights).sum(dim=1) / weights.sum(dim=1).clamp(min=1e-9)
-        return torch.nn.functional.normalize(vectors, dim=-1)
-
-    def run(self, ids: npt.NDArray[np.int64], mask: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
-        """`forward` on arrays."""
-        with torch.inference_mode():
-            vectors: npt.NDArray[np.float32] = self(torch.from_numpy(ids), torch.from_numpy(mask)).numpy()
-        return vectors
-
-
-def load_module(source: Source) -> SentenceModule:
-    """The source's model in torch, in float32 and without its dropout.
-
-    Raises:
-        ExportRefused: It cannot be loaded.
-    """
-    try:
-        model = transformers.AutoModel.from_pretrained(
-            source.folder,
-            attn_implementation="eager",
-            dtype=torch.float32,
-            local_files_only=True,
-            trust_remote_code=False,
-            use_safetensors=True,
-        )
-    except Exception as error:  # transformers raises many kinds
-        raise ExportRefused(f"the model cannot be loaded: {type(error).__name__}: {error}") from error
-    token_types = "token_type_ids" in inspect.signature(model.forward).parameters
-    return SentenceModule(model, source.pooling, token_types).eval()
 
 
 def _prove_tokens(source: Source, tokenizer: Tokenizer) -> None:
@@ -167,19 +111,50 @@ def _prove_tokens(source: Source, tokenizer: Tokenizer) -> None:
         )
 
 
-def _export(module: SentenceModule, tokenizer: Tokenizer) -> bytes:
-    # A dimension of 0 or 1 in the sample would be fixed in the graph; this one has 3 rows of several tokens.
-    ids = tokenizer.encode(["a sample text", "a sample text of more words", "sample"], truncate=True).ids
-    sample = tuple(torch.from_numpy(array) for array in tokenizer.pad(ids))
-    axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=tokenizer.max_tokens)}
+def _export(module: SentenceModule, tokenizer: Tokenizer, report: Progress) -> tuple[bytes, str, Parity]:
+    """The graph, its layout and its parity: packed where the model allows it, which parity with torch shows."""
+    forms: list[tuple[str, torch.nn.Module]] = [("padded", module)]
+    if module.packable:
+        forms.insert(0, ("packed", PackedModule(module).eval()))
+    for layout, form in forms:
+        report("exporting to ONNX", 0.15)
+        try:
+            model = _exported(form, tokenizer, layout)
+            check_graph(model, inputs=INPUTS[layout], outputs={OUTPUT})
+            report("proving parity with torch", 0.6)
+            session = open_session(model, "cpu", "fp32")
+            parity = prove(
+                tokenizer, module.run, session.run, lambda part: report("proving parity with torch", 0.6 + 0.2 * part)
+            )
+        except (ExportRefused, EncoderError):
+            if layout == "padded":
+                raise
+            report("several texts cannot share a row of this model: exporting for one a row", 0.15)
+        else:
+            return model, layout, parity
+    raise ExportRefused("torch exported nothing")
+
+
+def _exported(form: torch.nn.Module, tokenizer: Tokenizer, layout: str) -> bytes:
+    # A dimension of 0 or 1 in the sample would be fixed in the graph; this one has 3 rows of several tokens, 8 texts.
+    tokens = tokenizer.encode(["a sample text", "a sample text of more words", "sample"], truncate=True).ids
+    if layout == "packed":
+        batch = arrange([*tokens * 2, tokens[0] * 12, tokens[1] * 8], packed=True)
+        feed = batch.feed(packed=True)
+        axes: dict[int, Any] = {0: torch.export.Dim("rows"), 1: torch.export.Dim("tokens")}
+        dims = dict.fromkeys(feed, axes) | {"texts": {0: torch.export.Dim("texts")}}
+    else:
+        feed = arrange(tokens, packed=False).feed(packed=False)
+        axes = {0: torch.export.Dim("batch"), 1: torch.export.Dim("tokens", max=tokenizer.max_tokens)}
+        dims = dict.fromkeys(feed, axes)
     try:
         program = torch.onnx.export(
-            module,
-            sample,
+            form,
+            tuple(torch.from_numpy(array) for array in feed.values()),
             dynamo=True,
-            input_names=["input_ids", "attention_mask"],
+            input_names=list(feed),
             output_names=[OUTPUT],
-            dynamic_shapes={"input_ids": axes, "attention_mask": axes},
+            dynamic_shapes=dims,
             opset_version=OPSET,
             external_data=False,
             verbose=False,
@@ -189,7 +164,7 @@ def _export(module: SentenceModule, tokenizer: Tokenizer) -> bytes:
     if program is None:
         raise ExportRefused("torch exported nothing")
     proto = _stripped(program.model_proto)
-    name_weights(proto, module)
+    name_weights(proto, form)
     model: bytes = proto.SerializeToString(deterministic=True)
     return model
 
@@ -203,13 +178,13 @@ def _stripped(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-def record_probes(tokenizer: Tokenizer, run: Callable[[Any, Any], npt.NDArray[np.float32]]) -> Probes:
-    """The probe texts with the vectors that `run` gives for padded batches of their ids and masks."""
+def record_probes(tokenizer: Tokenizer, run: Run) -> Probes:
+    """The probe texts with the vectors that `run` gives for batches of their token ids."""
     texts = probe_texts(tokenizer)
     tokens = tokenizer.encode(texts)
     vectors: list[npt.NDArray[np.float32]] = [np.empty(0, np.float32)] * len(texts)
     for batch in plan_batches(tokens.counts, 2048):
-        for index, vector in zip(batch, run(*tokenizer.pad([tokens.ids[row] for row in batch])), strict=True):
+        for index, vector in zip(batch, run([tokens.ids[row] for row in batch]), strict=True):
             vectors[index] = vector
     return Probes(tuple(texts), np.stack(vectors))
 
@@ -221,6 +196,7 @@ def _manifest(
     parity: Parity,
     dimension: int,
     precisions: dict[str, PrecisionFacts],
+    layout: str,
 ) -> BackboneManifest:
     return BackboneManifest(
         name=name,
@@ -236,6 +212,7 @@ def _manifest(
         parity=parity,
         prompts=source.prompts,
         precisions=precisions,
+        layout=layout,
     )
 
 

@@ -11,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import onnx
 
+from encoder.batch import plan_batches
 from encoder.encoder import Encoder
 from encoder.errors import EncoderError
 from encoder.lora import PROBES, WEIGHTS, Lora, weights_bytes
 from encoder.lora_graph import linear_sites
 from encoder.lora_manifest import LoraManifest
 from encoder.manifest import BackboneManifest, Fetch, FileEntry, Parity, Probes, Store, load_manifest_bytes, sha256
-from encoder.tokens import plan_batches
-from training.parity import Run, parity_texts, prove
+from encoder.runtime import Run
+from training.parity import parity_texts, prove
 from training.peft_folder import TENSORS, LoraRefused, PeftAdapter, read_folder
 from training.peft_reference import find_source, open_reference
 from training.sources import ExportRefused
@@ -143,7 +144,7 @@ def _draft(
 
 
 def _served(encoder: Encoder, lora: Lora) -> Run:
-    return lambda ids, mask: encoder.forward_adapted(ids, mask, [lora] * len(ids))
+    return lambda tokens: encoder.forward_adapted(tokens, [lora] * len(tokens))
 
 
 def _change(encoder: Encoder, served: Run) -> float:
@@ -155,8 +156,8 @@ def _change(encoder: Encoder, served: Run) -> float:
     ids = encoder.tokenizer.encode(parity_texts(encoder.tokenizer)[:_CHANGE_TEXTS], truncate=True).ids
     change = 0.0
     for batch in plan_batches([len(row) for row in ids], 1024):
-        feed = encoder.tokenizer.pad([ids[index] for index in batch])
-        change = max(change, float(np.abs(served(*feed) - encoder.session.run(*feed)).max()))
+        tokens = [ids[index] for index in batch]
+        change = max(change, float(np.abs(served(tokens) - encoder.run(tokens)).max()))
     if not change >= MIN_CHANGE:
         raise LoraRefused(
             f"the adapter changes no vector by more than {change:.1e}, so it would only repeat the backbone; "

@@ -4,18 +4,15 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
-import numpy.typing as npt
 
+from encoder.batch import plan_batches
 from encoder.manifest import Parity
-from encoder.tokens import Tokenizer, plan_batches
+from encoder.runtime import Run
+from encoder.tokens import Tokenizer
 from training.sources import ExportRefused
 
 MAX_ABS_DIFFERENCE = 1e-4
 MIN_COSINE = 0.99999
-
-Vectors = npt.NDArray[np.float32]
-Run = Callable[[npt.NDArray[np.int64], npt.NDArray[np.int64]], Vectors]
-"""(b, t) ids and mask -> (b, d) sentence vectors."""
 
 _VOCABULARY = (
     "my card was charged twice and the refund still shows as pending after five days please help how do I reset "
@@ -91,8 +88,8 @@ def prove(tokenizer: Tokenizer, reference: Run, exported: Run, progress: Callabl
     planned = list(batches(ids))
     difference, cosine = 0.0, 1.0
     for done, batch in enumerate(planned, start=1):
-        feed = tokenizer.pad([ids[index] for index in batch])
-        wanted, found = reference(*feed), exported(*feed)
+        tokens = [ids[index] for index in batch]
+        wanted, found = reference(tokens), exported(tokens)
         if found.shape != wanted.shape:
             raise ExportRefused(f"parity: the graph gives the shape {found.shape}, torch gives {wanted.shape}")
         if not (np.isfinite(wanted).all() and np.isfinite(found).all()):

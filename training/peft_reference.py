@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from encoder.manifest import BackboneManifest
-from training.parity import Run
+from encoder.runtime import Run
 from training.peft_folder import CONFIG, HARMLESS, PREFIX, TENSORS, LoraRefused, PeftAdapter
 from training.sources import PACKAGED_SHA256, Source, open_source
 
@@ -66,7 +66,8 @@ def open_reference(source: Source, stored: PeftAdapter) -> tuple[Run, PeftAdapte
     from peft.tuners.lora import LoraLayer
     from safetensors.torch import save_file
 
-    from training.export import load_module, quietly
+    from training.export import quietly
+    from training.sentence import load_module
 
     with quietly(), tempfile.TemporaryDirectory(prefix="driftline-lora-") as name:
         module = load_module(source)

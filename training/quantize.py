@@ -15,8 +15,9 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from encoder.batch import TokenIds
 from encoder.lora_graph import SMOOTHED
-from encoder.runtime import Feed, observe
+from encoder.runtime import observe
 
 SMOOTHING = 0.8
 """Share of the difficulty that smoothing moves from activations to weights; 0.5 is usual. Tried on the default backbone
@@ -42,14 +43,14 @@ class _Scales:
         return back
 
 
-def quantize(model_bytes: bytes, feeds: Sequence[Feed]) -> bytes | None:
+def quantize(model_bytes: bytes, batches: Sequence[TokenIds]) -> bytes | None:
     """The model with int8 matrix products (QDQ form), or None where it has none to quantise.
 
     Products of two activations, softmax, normalisation and embeddings stay in float32: they lose most and cost least.
 
     Args:
         model_bytes: An ONNX file with float32 weights.
-        feeds: Padded batches of varied texts, by which the scales are chosen.
+        batches: Token ids of varied texts, by which the scales are chosen.
     """
     model = onnx.load_model_from_string(model_bytes)
     weights = {tensor.name: tensor for tensor in model.graph.initializer}
@@ -60,7 +61,7 @@ def quantize(model_bytes: bytes, feeds: Sequence[Feed]) -> bytes | None:
     sites = [node for node in model.graph.node if _is_site(node, weights, readers)]
     if not sites:
         return None
-    seen = _seen(model_bytes, sorted({node.input[0] for node in sites}), feeds)
+    seen = _seen(model_bytes, sorted({node.input[0] for node in sites}), batches)
     sites = [node for node in sites if node.input[0] in seen]
     if not sites:
         return None
@@ -82,13 +83,13 @@ def _is_site(
     return own and fits
 
 
-def _seen(model: bytes, names: Sequence[str], feeds: Sequence[Feed]) -> dict[str, Matrix]:
-    """Token vectors (n, k) of each activation, padding left out; those of another shape than (b, t, k) are left out."""
+def _seen(model: bytes, names: Sequence[str], batches: Sequence[TokenIds]) -> dict[str, Matrix]:
+    """Token vectors (n, k) of each activation, padding left out; those of another shape than (r, t, k) are left out."""
     found: dict[str, list[Matrix]] = {name: [] for name in names}
-    for (_, mask), values in zip(feeds, observe(model, names, feeds), strict=True):
+    for batch, values in observe(model, names, batches):
         for name, value in zip(names, values, strict=True):
-            if value.ndim == 3 and value.shape[:2] == mask.shape:
-                found[name].append(value[mask.astype(bool)])
+            if value.ndim == 3 and value.shape[:2] == batch.ids.shape:
+                found[name].append(value[batch.owners >= 0])
     draw = np.random.default_rng(8)
     seen = {}
     for name, parts in found.items():

@@ -59,7 +59,7 @@ class Model:
         """Vectors (b, d) float32 of one batch of token ids, as the runtime gives them: base vectors, or a LoRA's."""
         if self.lora is None:
             return self.encoder.run(ids)
-        return self.encoder.forward_adapted(*self.encoder.tokenizer.pad(ids), [self.lora] * len(ids))
+        return self.encoder.forward_adapted(ids, [self.lora] * len(ids))
 
     def finish(self, base: Vectors) -> Vectors:
         """Vectors (n, d) float32 of the version for what `run` gave; the same array where there is no head."""

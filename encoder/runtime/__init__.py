@@ -1,7 +1,7 @@
 """The only package that knows ONNX Runtime: sessions, and the choice among providers, precisions and threads."""
 
 from encoder.runtime.choice import BAR, INT8_BAR, Int8, Run, Yardstick, choose, least_cosine, min_cosine
-from encoder.runtime.kinds import BATCH_TOLERANCE, Arrangement, Feed, Ids, Measurement, Precision, Provider, Vectors
+from encoder.runtime.kinds import BATCH_TOLERANCE, Arrangement, Measurement, Precision, Provider, Vectors
 from encoder.runtime.machine import cores, release_memory
 from encoder.runtime.session import OUTPUT, HeadSession, Session, candidates, observe, open_session
 
@@ -11,9 +11,7 @@ __all__ = [
     "INT8_BAR",
     "OUTPUT",
     "Arrangement",
-    "Feed",
     "HeadSession",
-    "Ids",
     "Int8",
     "Measurement",
     "Precision",

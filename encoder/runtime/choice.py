@@ -12,8 +12,9 @@ from dataclasses import dataclass, replace
 import numpy as np
 import structlog
 
+from encoder.batch import TokenIds
 from encoder.errors import NoProvider
-from encoder.runtime.kinds import Feed, Ids, Measurement, Precision, Provider, Vectors, first_line, known
+from encoder.runtime.kinds import Measurement, Precision, Provider, Vectors, first_line, known
 from encoder.runtime.machine import cores
 from encoder.runtime.session import Session, candidates, open_session
 from encoder.runtime.tuning import Contest, ladder
@@ -24,8 +25,8 @@ _ARRANGE_SECONDS = 2.0
 _MEASURE_SECONDS = 2.5
 _SAME_VECTORS = 0.999999  # no ranking changes by what lies beyond this cosine
 
-Run = Callable[[Ids, Ids], Vectors]
-"""Padded ids and mask, (b, t) int64, to vectors (b, d) float32."""
+Run = Callable[[TokenIds], Vectors]
+"""Token ids of the texts of one batch to vectors (b, d) float32."""
 
 _NO_TIME = "not tried: the time for measuring was over; it is tried where it is asked for by name"
 
@@ -56,13 +57,13 @@ class Yardstick:
     """What candidates are held against.
 
     Attributes:
-        feeds: The probes as padded batches, shortest first; the first one is also what speed is measured on.
-        expected: (n, d) float32, the probe vectors in the order of the feeds.
+        batches: Token ids of the probes, shortest first; the first batch is also what speed is measured on.
+        expected: (n, d) float32, the probe vectors in the order of the batches.
         retrieval: Scores a session on the retrieval probe in points of nDCG@10; None without such a probe.
         score: What float32 scored at import.
     """
 
-    feeds: Sequence[Feed]
+    batches: Sequence[TokenIds]
     expected: Vectors
     retrieval: Callable[[Session], float] | None = None
     score: float = 0.0
@@ -109,7 +110,7 @@ def choose(
         NoProvider: Nothing asked for is on this machine, or nothing holds against the yardstick; names each fault.
     """
     wanted = _wanted(provider, precision, int8)
-    contest = Contest(yardstick.feeds[0], _ARRANGE_SECONDS)
+    contest = Contest(yardstick.batches[0], _ARRANGE_SECONDS)
     until = time.monotonic() + _MEASURE_SECONDS
     measured: list[Measurement] = []
     for name, kind in wanted:
@@ -184,7 +185,7 @@ def _proven(session: Session, yardstick: Yardstick, bar: Bar) -> Measurement:
     """What the vectors of a session are worth."""
     result = Measurement(session.provider, session.precision)
     with ThreadPoolExecutor(session.streams) as pool:
-        found = list(pool.map(lambda feed: session.run(*feed), yardstick.feeds))
+        found = list(pool.map(session.run, yardstick.batches))
     cosine = min_cosine(np.concatenate(found), yardstick.expected)
     result = replace(result, min_cosine=cosine)
     if cosine < bar.cosine:

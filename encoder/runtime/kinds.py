@@ -9,10 +9,7 @@ import numpy.typing as npt
 
 from encoder.errors import NoProvider
 
-Ids = npt.NDArray[np.int64]
 Vectors = npt.NDArray[np.float32]
-Feed = tuple[Ids, Ids]
-"""Token ids and attention mask of one batch, both (b, t) int64."""
 
 Kind = TypeVar("Kind", bound=StrEnum)
 
@@ -35,7 +32,7 @@ class Precision(StrEnum):
 
 
 BATCH_TOLERANCE = {Precision.FP32: 1e-5, Precision.TF32: 2e-3, Precision.BF16: 2e-3, Precision.INT8: 5e-3}
-"""How much a component of a text's vector may differ with the batch it is computed in. Padding to another length
+"""How much a component of a text's vector may differ with the batch it is computed in. Another place in a row
 changes the order of sums; in int8 a number beside the edge of two levels then falls to the other side. Measured on the
 default backbone (fp32 3e-7, bf16 6e-4, int8 2e-3) and rounded up."""
 

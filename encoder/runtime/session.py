@@ -8,9 +8,10 @@ import numpy.typing as npt
 import onnx
 import onnxruntime as ort
 
+from encoder.batch import Batch, TokenIds, arrange
 from encoder.errors import EncoderError, NoProvider
 from encoder.runtime import openvino as plugin
-from encoder.runtime.kinds import Ids, Precision, Provider, Vectors, first_line, known
+from encoder.runtime.kinds import Precision, Provider, Vectors, first_line, known
 from encoder.runtime.machine import cores, cpu_has_bf16
 
 OUTPUT = "sentence_embedding"
@@ -26,6 +27,7 @@ class Session:
         threads: Threads of all runs under way, together.
         streams: Runs that should be under way at once for the best throughput; one caller thread each.
         spinning: Whether idle threads of the runtime wait busily (CPU provider only).
+        packed: Whether the graph takes several texts in a row.
     """
 
     def __init__(
@@ -37,17 +39,19 @@ class Session:
         self.threads = threads
         self.streams = streams
         self.spinning = spinning
+        self.packed = takes_packed(self._session)
 
-    def run(self, ids: Ids, mask: Ids) -> Vectors:
-        """Sentence vectors (b, d) float32 of a padded batch, (b, t) int64 ids and mask.
+    def run(self, tokens: TokenIds) -> Vectors:
+        """Sentence vectors (n, d) float32 of texts given as token ids, in one run.
 
         Raises:
             EncoderError: The runtime gave values that are not finite.
         """
-        return self.run_feed({"input_ids": ids, "attention_mask": mask})
+        batch = arrange(tokens, packed=self.packed)
+        return self.run_feed(batch.feed(packed=self.packed))[: len(tokens)]
 
     def run_feed(self, feed: Mapping[str, npt.NDArray[Any]]) -> Vectors:
-        """Sentence vectors (b, d) float32 of a graph with any inputs, by their names.
+        """Output vectors (b, d) float32 of a graph with any inputs, by their names.
 
         Raises:
             EncoderError: The runtime gave values that are not finite.
@@ -99,15 +103,24 @@ class HeadSession:
         return vectors
 
 
-def observe(model: bytes, names: Sequence[str], feeds: Iterable[tuple[Ids, Ids]]) -> Iterator[list[npt.NDArray[Any]]]:
+def observe(
+    model: bytes, names: Sequence[str], batches: Iterable[TokenIds]
+) -> Iterator[tuple[Batch, list[npt.NDArray[Any]]]]:
     """Values of inner tensors of a backbone, computed on the CPU in float32: for each batch one array a name."""
     graph = onnx.load_model_from_string(model)
     for name in names:
         graph.graph.output.append(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None))
     options, providers = _cpu_options(cores(), False), ["CPUExecutionProvider"]
     session = ort.InferenceSession(graph.SerializeToString(), options, providers=providers)
-    for ids, mask in feeds:
-        yield session.run(list(names), {"input_ids": ids, "attention_mask": mask})
+    packed = takes_packed(session)
+    for tokens in batches:
+        batch = arrange(tokens, packed=packed)
+        yield batch, session.run(list(names), batch.feed(packed=packed))
+
+
+def takes_packed(session: Any) -> bool:
+    """Whether a loaded graph takes several texts in a row."""
+    return any(value.name == "owners" for value in session.get_inputs())
 
 
 def candidates(*, int8: bool = False) -> list[tuple[Provider, Precision]]:

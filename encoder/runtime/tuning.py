@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
-from encoder.runtime.kinds import Arrangement, Feed, Measurement, Provider
+from encoder.batch import TokenIds
+from encoder.runtime.kinds import Arrangement, Measurement, Provider
 from encoder.runtime.session import Session
 
 MAX_STREAMS = 8  # more would cut the queue of a service into batches of one text
@@ -46,14 +47,13 @@ class Contest:
     """The fastest session so far. At most it and the one on trial are loaded at once.
 
     Args:
-        feed: A batch of short texts, from which the batches for timing are cut.
+        tokens: Short texts, of which the batches for timing are made.
         seconds: Time after which no further arrangement is opened.
     """
 
-    def __init__(self, feed: Feed, seconds: float) -> None:
-        ids, mask = feed
-        self._batches = [(ids[row : row + _BATCH], mask[row : row + _BATCH]) for row in range(0, len(ids), _BATCH)]
-        self._one = (ids[:1], mask[:1])
+    def __init__(self, tokens: TokenIds, seconds: float) -> None:
+        self._batches = [tokens[row : row + _BATCH] for row in range(0, len(tokens), _BATCH)]
+        self._one = tokens[:1]
         self._until = time.monotonic() + seconds
         self.session: Session | None = None
         self.best: Arrangement | None = None
@@ -151,13 +151,13 @@ def _better_of(one: Arrangement, again: Arrangement) -> Arrangement:
     return replace(one, texts_per_second=speed, milliseconds=min(one.milliseconds, again.milliseconds))
 
 
-def _seconds(session: Session, feed: Feed) -> float:
+def _seconds(session: Session, tokens: TokenIds) -> float:
     start = time.perf_counter()
-    session.run(*feed)
+    session.run(tokens)
     return time.perf_counter() - start
 
 
-def _throughput(session: Session, batches: Sequence[Feed]) -> float:
+def _throughput(session: Session, batches: Sequence[TokenIds]) -> float:
     """Texts a second with one caller a stream, each with a batch under way all the time.
 
     Of each caller's runs a fast one counts, not the mean: what else the machine does meanwhile must not decide.
@@ -170,8 +170,8 @@ def _throughput(session: Session, batches: Sequence[Feed]) -> float:
         turn = caller
         try:
             while not rates[caller] or time.perf_counter() < until:
-                feed = batches[turn % len(batches)]
-                rates[caller].append(len(feed[0]) / _seconds(session, feed))
+                tokens = batches[turn % len(batches)]
+                rates[caller].append(len(tokens) / _seconds(session, tokens))
                 turn += 1
         except Exception as error:  # noqa: BLE001  raised again below, where it is seen
             faults.append(error)

@@ -66,9 +66,9 @@ def _artifacts(encoder: Encoder, pairs: dict[str, Pair]) -> list[bytes]:
     width = encoder.manifest.dimension
     draft = Probes(PROBE_TEXTS, np.eye(len(PROBE_TEXTS), width, dtype=np.float32))
     lora = Lora("0" * 64, _manifest(encoder, weights, draft), pairs, draft)
-    ids, mask = encoder.tokenizer.pad(encoder.tokenizer.encode(PROBE_TEXTS).ids)
+    tokens = encoder.tokenizer.encode(PROBE_TEXTS).ids
     encoder.prepare_adapters(lora)
-    probes = Probes(PROBE_TEXTS, encoder.forward_adapted(ids, mask, [lora] * len(PROBE_TEXTS)))
+    probes = Probes(PROBE_TEXTS, encoder.forward_adapted(tokens, [lora] * len(PROBE_TEXTS)))
     return [weights, probes.to_bytes(), _manifest(encoder, weights, probes).to_bytes()]
 
 

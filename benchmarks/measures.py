@@ -109,7 +109,7 @@ def measure_heads(bench: Bench, samples: Samples) -> None:
     with running_service(bench.heads, worker=False, settings=UNCACHED) as url:
         _compare(url, bench, samples, {"one head": made.heads[:1], f"{len(made.heads)} heads": made.heads})
         _compare(url, bench, samples, {"monitor off": [made.unwatched], "monitor on": [made.watched]})
-        samples.add("vectors the monitor dropped", _counter(url, "driftline_drift_skipped_observations_total"))
+        samples.add("vectors the monitor left out", _counter(url, "driftline_drift_skipped_observations_total"))
 
 
 def measure_loras(bench: Bench, samples: Samples) -> None:

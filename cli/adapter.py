@@ -75,13 +75,17 @@ def promote(
     """Make a version live; a running service follows within a second."""
     from registry import versions
     from registry.names import parse_model
+    from registry.proven import move_proven
 
     name, number = parse_model(version)
     if number is None:
         raise fail(f"which version? give {name}@NUMBER; `driftline adapter show {name}` lists them", 2)
-    with opened(data_dir) as (_, registry), registry.writing() as session:
-        promoted = versions.promote(session, name, number, by="cli", force=force)
-        prove(registry, promoted)
+    with opened(data_dir) as (_, registry):
+        promoted, _ = move_proven(
+            registry,
+            lambda session: versions.promote(session, name, number, by="cli", force=force),
+            lambda version: prove(registry, version),
+        )
     console.print(f"[bold]{promoted.name}[/bold] is live")
 
 
@@ -90,17 +94,21 @@ def promote(
 def rollback(name: Name, data_dir: DataDir = None) -> None:
     """Make the version live again that was live before."""
     from registry import versions
+    from registry.proven import move_proven
 
-    with opened(data_dir) as (_, registry), registry.writing() as session:
-        restored = versions.rollback(session, name, by="cli")
-        prove(registry, restored)
+    with opened(data_dir) as (_, registry):
+        restored, _ = move_proven(
+            registry,
+            lambda session: versions.rollback(session, name, by="cli"),
+            lambda version: prove(registry, version),
+        )
     console.print(f"[bold]{restored.name}[/bold] is live again")
 
 
 def prove(registry: Registry, version: "Version") -> None:
-    """Open a version and its drift reference as a service would, inside the transaction that makes it live.
+    """Open a version and its drift reference as a service would, before it is made live.
 
-    Raises typer.Exit, which undoes the transaction, when a digest, the graph, the probes or the reference is wrong.
+    Raises typer.Exit when a digest, the graph, the probes or the reference is wrong.
     """
     from monitoring.reference import Reference
 

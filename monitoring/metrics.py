@@ -87,7 +87,7 @@ class Metrics:
         )
         self.queue_tokens = self._gauge("driftline_queue_tokens", (), "Tokens that wait for the runtime.")
         self.queue_seconds = self._histogram(
-            "driftline_queue_seconds", (), LATENCY_SECONDS, "Seconds a text waited for the runtime."
+            "driftline_queue_seconds", (), LATENCY_SECONDS, "Seconds the oldest text of a batch waited for the runtime."
         )
         self.queue_refused = self._counter(
             "driftline_queue_refused_requests",
@@ -196,7 +196,9 @@ class Metrics:
             "driftline_drift_cell_observations", ("adapter", "cell"), "Vectors that fell into each neighbourhood."
         )
         self.skipped_observations = self._counter(
-            "driftline_drift_skipped_observations", one, "Vectors the monitor let pass unseen because it was behind."
+            "driftline_drift_skipped_observations",
+            ("adapter", "reason"),
+            "Vectors the monitor did not look at: sampled, where traffic is busier than its rate, or behind.",
         )
         self.novelty_pvalue = self._histogram(
             "driftline_drift_novelty_pvalue", one, P_VALUE_EDGES,

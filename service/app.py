@@ -119,6 +119,7 @@ def build(settings: Settings) -> Service:
         metrics,
         monitoring,
         limit=settings.drift_queue,
+        rate=settings.drift_rate,
         per_request=settings.drift_per_request,
         keep=settings.drift_readings,
     )

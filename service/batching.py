@@ -140,6 +140,7 @@ class Batcher:
         self._ready: deque[list[Flight]] = deque()  # batches that were cut and have no thread yet
         self._waiting = 0  # tokens that no thread has taken
         self._unplanned = 0  # tokens in `_lines`
+        self._running = 0  # tokens that a thread has in hand
         self._busy = 0  # threads with a batch in hand
         self._begun: dict[int, float] = {}  # thread -> when the run began that it is in
         self._failing_since: float | None = None  # when the first run failed that no successful one followed
@@ -199,10 +200,11 @@ class Batcher:
         if waiting + tokens > self.queue_tokens:
             raise Overloaded(self.rate.seconds(waiting))
         patience = max(self.queue_seconds, STRETCH * self.rate.seconds(tokens))
-        if self.rate.seconds(waiting) > patience:
+        if self.rate.seconds(waiting + self._running) > patience:
             share = max(tokens, self.batch_tokens)
             with self._lock:
-                ahead = self._waiting - self._unplanned + sum(min(share, line.tokens) for line in self._lines)
+                ahead = self._running + self._waiting - self._unplanned
+                ahead += sum(min(share, line.tokens) for line in self._lines)
             if (seconds := self.rate.seconds(ahead)) > patience:
                 raise Overloaded(seconds)
 
@@ -230,6 +232,7 @@ class Batcher:
                     flights = self._ready.popleft()
                     self._waiting -= sum(len(flight.ids) for flight in flights)
                     if wanted := self._still_wanted(flights):
+                        self._running += sum(len(flight.ids) for flight in wanted)
                         return wanted
                     self._busy -= 1
                     continue
@@ -286,6 +289,7 @@ class Batcher:
                 self._begun.pop(me, None)
                 with self._lock:
                     self._busy -= 1
+                    self._running -= sum(len(flight.ids) for flight in flights)
             self._hand_over(landed)
 
     def _compute(self, flights: list[Flight], prepared: Any) -> Landed:

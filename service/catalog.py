@@ -5,11 +5,13 @@ moves meanwhile. A change in the registry, whoever made it, is seen by polling t
 loaded and proven on its probes in a thread before the snapshot points to it; one that cannot be loaded leaves the
 version before it serving, and is reported. While the database is away the last snapshot goes on serving.
 
-At most so many adapters have their live version in memory; the one that was asked for the longest time ago is unloaded
-for another and loaded again when it is asked for, in a thread, while everything else is served.
+At most so many adapters have their live version in memory, and a start loads them for a few seconds only; the one that
+was asked for the longest time ago is unloaded for another and loaded again when it is asked for, in a thread, while
+everything else is served.
 """
 
 import asyncio
+import math
 import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
@@ -36,6 +38,9 @@ log = structlog.get_logger()
 
 # After a version failed to load it is tried again at most this often, in seconds.
 RETRY_SECONDS = 15.0
+
+# At the start adapters are loaded for so many seconds before the service is ready; the others begin asleep.
+START_SECONDS = 10.0
 
 # References of versions that are not live, kept for /v1/neighbors: each may take 150 MB.
 REFERENCES = 2
@@ -323,9 +328,11 @@ class Catalog:
                     found.fault = str(error)
         self._opened = found.encoders
         room = self._resident_limit - sum(view.live is not None for view in old.adapters.values())
+        until = math.inf if self.loaded_once else time.monotonic() + START_SECONDS
         for adapter, history in adapters:
             before = old.adapters.get(adapter.name)
-            view = found.adapters[adapter.name] = self._view(adapter, history, before, found, room=room > 0)
+            fits = room > 0 and time.monotonic() < until
+            view = found.adapters[adapter.name] = self._view(adapter, history, before, found, room=fits)
             room -= view.live is not None and (before is None or before.live is None)
         return found
 

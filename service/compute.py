@@ -1,6 +1,5 @@
 """What every vector route does with its texts: one version computes them, within the caller's deadline."""
 
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
+from service.deadline import given, left
 from service.embedder import Embedded
-from service.errors import invalid
 from service.snapshot import Target
 from service.state import Service
-
-DEADLINE_HEADER = "x-request-deadline-ms"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,27 +41,14 @@ async def compute(
             that is no number of milliseconds.
     """
     began = time.perf_counter()
+    allowed = given(request)
     cost = await target.backbone.embedder.embed(
         texts,
         truncate=service.settings.truncate if truncate is None else truncate,
         lora=target.lora,
         gone=request.is_disconnected,
-        deadline=_deadline(request),
+        deadline=None if allowed is None else left(request, allowed),
     )
     vectors = await target.apply(cost.vectors, service.threads.encode)
     service.recorder.texts(target.family, len(texts), cost.tokens, cost.truncated)
     return Computed(target, vectors, cost, sum(map(len, texts)), began)
-
-
-def _deadline(request: Request) -> float | None:
-    """Seconds the caller gives for an answer, if it says so."""
-    given = request.headers.get(DEADLINE_HEADER)
-    if given is None:
-        return None
-    try:
-        milliseconds = float(given)
-    except ValueError:
-        milliseconds = math.nan
-    if not 0 < milliseconds < math.inf:
-        raise invalid(DEADLINE_HEADER, "must be a number of milliseconds above 0")
-    return milliseconds / 1000

@@ -14,6 +14,7 @@ import structlog
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.deadline import BEGAN
 from service.errors import ClientGone, Problem, problem_of
 from service.recorder import ServingRecorder
 
@@ -35,7 +36,7 @@ class Edge:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = time.perf_counter()
+        started = scope[BEGAN] = time.perf_counter()
         request_id = scope["request_id"] = _request_id(scope)
         status = 0
 

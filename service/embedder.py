@@ -277,6 +277,14 @@ class Embedder:
         if queued:
             self.batcher.submit(queued)
 
+    def admit(self, texts: Sequence[str]) -> None:
+        """Ask whether texts would be let in, by their size, before other work is done with them.
+
+        Raises:
+            Overloaded: The queue is full.
+        """
+        self._admit(sum(map(len, texts)) // CHARACTERS_A_TOKEN + 1)
+
     def _admit(self, tokens: int) -> None:
         try:
             self.batcher.admit(tokens)

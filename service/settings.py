@@ -94,9 +94,15 @@ class Settings(BaseSettings):
         16,
         ge=1,
         description="Most vectors of one request, chosen at random, that are evidence for a drift alarm: texts sent "
-        "together are seldom independent. All are counted in the metrics.",
+        "together are seldom independent. The others only enter the counts.",
     )
     drift_readings: int = Field(10_000, ge=1, description="Drift readings kept of each version; older ones go.")
+    drift_rate: float = Field(
+        100.0,
+        gt=0,
+        description="Vectors a second that the drift monitor takes of busy traffic, at random; a thousand at once "
+        "after quieter times.",
+    )
     drift_queue: int = Field(16_384, ge=1, description="Vectors that may wait for the drift monitor; more are dropped.")
 
     drain_seconds: float = Field(0.0, ge=0, description="Pause between /readyz going off and the port closing.")

@@ -1,6 +1,7 @@
 """The parts of one running service, held together; made by app.py and reached by routes as a dependency."""
 
-from collections.abc import Callable
+import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Annotated, TypeVar
 
@@ -13,6 +14,7 @@ from registry.registry import Registry
 from service.auth import Keyring
 from service.cache import VectorCache
 from service.catalog import Catalog
+from service.deadline import given, left
 from service.errors import Problem
 from service.recorder import ServingRecorder
 from service.settings import Settings
@@ -41,8 +43,12 @@ class Service:
     shared_cache: SharedCache | None = None
     draining: bool = False
 
-    async def resolve(self, model: str) -> Target:
-        """What a model name means for this request; a version that is not loaded yet is loaded first."""
+    async def resolve(self, model: str, request: Request) -> Target:
+        """What a model name means for this request; a version that is not loaded yet is loaded first.
+
+        Raises:
+            Problem: As `Catalog.resolve` and `Catalog.load`; 504 when loading takes longer than the request may.
+        """
         try:
             found = self.catalog.resolve(model)
         except Problem as refused:
@@ -50,7 +56,24 @@ class Service:
                 raise
             await self.catalog.catch_up()
             found = self.catalog.resolve(model)
-        return found or await self.catalog.load(model)
+        if found is None:
+            found = await self.within(request, self.catalog.load(model))
+        return found
+
+    async def within(self, request: Request, work: Awaitable[T]) -> T:
+        """Wait for work that others may share, for as long as the request may take.
+
+        Raises:
+            Problem: 504 when it takes longer; 422 for a deadline header that is no number of milliseconds.
+        """
+        longest = self.settings.request_seconds
+        allowed = min(given(request) or longest, longest)
+        try:
+            async with asyncio.timeout(left(request, allowed)):
+                return await work
+        except TimeoutError:
+            self.recorder.refused("deadline")
+            raise Problem(504, f"What the request needs was not loaded within {allowed:g} s.") from None
 
     async def blocking(self, work: Callable[[], T]) -> T:
         """Run a read or write of the registry in a thread."""

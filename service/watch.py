@@ -1,18 +1,19 @@
 """Drift on the side: one thread gives every served vector to the monitor of the version that made it.
 
-Serving only ever puts vectors into a bounded queue; what does not fit is counted and dropped. All monitors belong to
-the thread, so they need no locks. Readings and the monitors' states, the latched alarm among them, go to the registry,
-and a restart resumes from there. While the database is away, monitors go on and their states are stored later.
+Serving only ever puts vectors into a bounded queue, without waking the thread; what does not fit is counted and
+dropped. Busy traffic is sampled: a search of the reference costs as much as a text does, and a few hundred vectors a
+second fill a window in a second or two. All monitors belong to the thread, so they need no locks. Readings and the
+monitors' states, the latched alarm among them, go to the registry, and a restart resumes from there. While the database
+is away, monitors go on and their states are stored later.
 
-Every vector is counted, but of one request only a random few are evidence for the alarm: texts that arrive together
+Of one request only a random few are evidence for the alarm: texts that arrive together
 are seldom independent, and a corpus that is indexed in the order of its labels would look like drift.
 """
 
 import contextlib
-import queue
 import threading
 import time
-from collections import OrderedDict
+from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -28,6 +29,7 @@ from monitoring.monitor import Monitor
 from registry import readings
 from registry.registry import Registry
 from registry.versions import Version
+from service.allowance import Allowance
 from service.errors import Problem
 from service.snapshot import LoadedVersion
 from service.watched import Watched
@@ -36,10 +38,12 @@ log = structlog.get_logger()
 
 T = TypeVar("T")
 
-# Served vectors are scored together: those of so many seconds, or about so many. One at a time, a search of the
-# reference is bound by reading its index, and took a fifth of a loaded machine.
-GATHER_SECONDS = 0.05
+# Served vectors are scored together, those of so many seconds: one at a time, a search of the reference is bound by
+# reading its index.
+GATHER_SECONDS = 0.25
 GATHER_VECTORS = 512
+# What the monitor takes at once after quieter times, however low the rate.
+BURST = 1024
 # A state that changed without completing a window is stored after this many seconds.
 STORE_SECONDS = 5.0
 # Versions no longer live whose last state the registry has not taken; beyond it the oldest is given up.
@@ -54,12 +58,7 @@ class _Served:
     vectors: NDArray[np.float32]
 
 
-def _nothing() -> None:
-    """No work."""
-
-
 _Work: TypeAlias = Callable[[], None] | _Served | None
-_NOTHING = _nothing
 
 
 class Watch:
@@ -67,6 +66,7 @@ class Watch:
 
     Args:
         limit: Most vectors that may wait.
+        rate: Vectors a second that are taken of busy traffic.
         per_request: Most vectors of one request that are evidence.
         keep: Readings the registry keeps of a version.
         seed: Seed of the choice of evidence.
@@ -79,6 +79,7 @@ class Watch:
         settings: MonitorSettings,
         *,
         limit: int,
+        rate: float,
         per_request: int,
         keep: int,
         seed: int = 0,
@@ -93,8 +94,10 @@ class Watch:
         self._requests = 0
         self._waiting = 0
         self._count = threading.Lock()
-        self._queue: queue.SimpleQueue[_Work] = queue.SimpleQueue()
-        self._next: _Work = _NOTHING  # taken from the queue, but it is no vectors and comes after them
+        self._allowance = Allowance(rate, BURST)
+        self._sampled = np.random.default_rng((seed, 1))
+        self._items: deque[_Work] = deque()
+        self._asked = threading.Event()  # set when there is more to do than to look at vectors
         self._watched: dict[str, Watched] = {}
         self._leaving: OrderedDict[str, Watched] = OrderedDict()
         self._resting: dict[str, str] = {}  # adapters asleep -> digest of the version whose alarm is shown
@@ -109,7 +112,7 @@ class Watch:
     def stop(self) -> None:
         """Finish what waits, store every state and end the thread."""
         if self._thread.ident is not None:
-            self._queue.put(None)
+            self._put(None)
             self._thread.join(timeout=20)
 
     @property
@@ -118,15 +121,26 @@ class Watch:
         return self._thread.is_alive()
 
     def offer(self, version: LoadedVersion, vectors: NDArray[np.float32]) -> bool:
-        """Hand over the vectors (n, d) of one request, made by a version; False when dropped as too many wait."""
+        """Hand over the vectors (n, d) of one request, made by a version; False when some were left out.
+
+        Those of busy traffic are a random part; all are left out while too many wait.
+        """
         count = len(vectors)
+        skipped = self._metrics.skipped_observations.labels
         with self._count:
             if self._waiting + count > self._limit:
-                self._metrics.skipped_observations.labels(version.record.adapter).inc(count)
+                skipped(version.record.adapter, "behind").inc(count)
                 return False
-            self._waiting += count
-        self._queue.put(_Served(version, vectors))
-        return True
+            taken = self._allowance.take(count)
+            self._waiting += taken
+        if taken:
+            chosen = vectors
+            if taken < count:
+                chosen = vectors[np.sort(self._sampled.choice(count, taken, replace=False))]
+            self._items.append(_Served(version, chosen))
+        if taken < count:
+            skipped(version.record.adapter, "sampled").inc(count - taken)
+        return taken == count
 
     def follow(self, live: Mapping[str, LoadedVersion], asleep: Mapping[str, Version] | None = None) -> None:
         """Watch these versions, one an adapter, from now on; called whenever the catalog changes.
@@ -135,8 +149,8 @@ class Watch:
             asleep: Live versions that are not in memory; their alarms stay in the metrics.
         """
         chosen, resting = dict(live), dict(asleep or {})
-        self._queue.put(lambda: self._follow(chosen))
-        self._queue.put(lambda: self._rest(resting))
+        self._put(lambda: self._follow(chosen))
+        self._put(lambda: self._rest(resting))
 
     def ask(self, question: Callable[[Mapping[str, Monitor]], T]) -> "Future[T]":
         """Run a question on the thread with the monitors by adapter name; the future holds the answer.
@@ -153,7 +167,7 @@ class Watch:
             except BaseException as error:  # noqa: BLE001  it belongs to whoever asked
                 answer.set_exception(error)
 
-        self._queue.put(run)
+        self._put(run)
         return answer
 
     def acknowledge(self, adapter: str, by: str) -> "Future[bool]":
@@ -175,45 +189,37 @@ class Watch:
                 with contextlib.suppress(Exception):
                     log.error("drift_monitor_failed", error=type(error).__name__)
 
-    def _turn(self) -> None:
-        """Wait for work and do it; store every state when it is time."""
-        try:
-            work = self._taken(STORE_SECONDS)
-        except queue.Empty:
-            self._store_all()
-            return
-        if work is None:
-            self._ending = True
-            self._store_all()
-            return
-        if isinstance(work, _Served):
-            time.sleep(GATHER_SECONDS)
-            self._observe(self._gathered(work))
-        else:
-            work()
-        if time.monotonic() - self._stored_at > STORE_SECONDS:
-            self._store_all()
+    def _put(self, work: Callable[[], None] | None) -> None:
+        """Have the thread do something after what it was given before; None ends it."""
+        self._items.append(work)
+        self._asked.set()
 
-    def _taken(self, timeout: float) -> _Work:
-        if self._next is _NOTHING:
-            return self._queue.get(timeout=timeout)
-        work, self._next = self._next, _NOTHING
-        return work
+    def _turn(self) -> None:
+        """Wait for work or for vectors to gather, then do all there is; store every state when it is time."""
+        self._asked.wait(GATHER_SECONDS)
+        self._asked.clear()
+        while self._items and not self._ending:
+            work = self._items.popleft()
+            if isinstance(work, _Served):
+                self._observe(self._gathered(work))
+            elif work is None:
+                self._ending = True
+            else:
+                work()
+        if self._ending or time.monotonic() - self._stored_at > STORE_SECONDS:
+            self._store_all()
 
     def _gathered(self, first: _Served) -> list[_Served]:
         """What was served until now, up to other work: scored together, it reads the reference's index once."""
         served = [first]
         count = len(first.vectors)
-        while count < GATHER_VECTORS:
-            try:
-                work = self._queue.get_nowait()
-            except queue.Empty:
+        while self._items and count < GATHER_VECTORS:
+            following = self._items[0]
+            if not isinstance(following, _Served):
                 break
-            if not isinstance(work, _Served):
-                self._next = work
-                break
-            served.append(work)
-            count += len(work.vectors)
+            served.append(following)
+            self._items.popleft()
+            count += len(following.vectors)
         return served
 
     def _observe(self, served: list[_Served]) -> None:

@@ -1,11 +1,11 @@
 """GET /admin/adapters, and moving the live pointer: promote and roll back.
 
-Both prove the version inside the transaction that moves the pointer, so one that cannot be loaded never becomes live,
-and both answer only after this service itself has switched.
+Both prove the version before they move the pointer, so that one that cannot be loaded never becomes live, and both
+answer only after this service itself has switched.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from fastapi import APIRouter
@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from registry import versions
 from registry.errors import NotFound
+from registry.proven import move_proven
 from registry.versions import Version
 from service import serialise
 from service.auth import MayAdmin, MayRead
@@ -61,8 +62,10 @@ async def rollback(name: str, service: Running, caller: MayAdmin) -> Response:
 
 async def _switch(service: Service, name: str, move: Callable[[Any], Version]) -> Response:
     def moved() -> LoadedVersion:
-        with service.registry.writing() as session:
-            return service.catalog.prove(move(session), reference=True)
+        record, proven = move_proven(
+            service.registry, move, lambda version: service.catalog.prove(version, reference=True)
+        )
+        return replace(proven, record=record)
 
     try:
         version = await service.blocking(moved)

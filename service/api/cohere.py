@@ -29,12 +29,13 @@ router = APIRouter(tags=["clients of others"], responses=problems(400, 401, 403,
 async def embed(request: Request, service: Running, caller: MayEmbed) -> Response:
     """Vectors by encoding. Over-long texts are cut, as Cohere does, unless `truncate` is "NONE"."""
     asked = cohere_embed_request(await request.body(), service.settings.max_inputs)
-    target = await service.resolve(asked.model)
+    target = await service.resolve(asked.model, request)
     native = target.backbone.record.dimension
     if asked.dimensions is not None and asked.dimensions > native:
         raise invalid("output_dimension", f"is {asked.dimensions}; this model has {native}")
     texts = asked.texts
     if asked.max_tokens is not None:
+        target.backbone.embedder.admit(texts)
         texts = await service.threads.encode(heads, target, texts, asked.max_tokens)
     texts = prompted(service.settings, target, asked.prompt, texts)
     try:

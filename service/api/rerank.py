@@ -111,9 +111,10 @@ async def _score(
     service: Service, request: Request, asked: RerankRequest, truncate: bool
 ) -> tuple[NDArray[np.float32], int, Computed]:
     """The cosine of each document with the query (n,), and how many documents `max_tokens_per_doc` cut."""
-    target = await service.resolve(model_named(service, request, asked.model))
+    target = await service.resolve(model_named(service, request, asked.model), request)
     documents = asked.documents
     if asked.max_tokens is not None:
+        target.backbone.embedder.admit(documents)
         documents = await service.threads.encode(heads, target, documents, asked.max_tokens)
     cut = sum(short is not whole for short, whole in zip(documents, asked.documents, strict=True))
     texts = [

@@ -12,6 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
+from registry.names import parse_model
 from service import client_schemas, serialise
 from service.answer import VectorAnswer
 from service.api import health, vectors
@@ -23,7 +24,7 @@ from service.parsing import CUTS_THE_END
 from service.parsing_clients import decode_request, embed_request, sentences_request, tokenize_request
 from service.prompts import prompted
 from service.schemas import EMBEDDINGS, problems
-from service.snapshot import Target
+from service.snapshot import Snapshot
 from service.state import Running, Service
 from service.tei_errors import tei_refusals
 from service.version import VERSION
@@ -59,7 +60,7 @@ async def embed(request: Request, service: Running, caller: MayEmbed) -> Respons
     """A bare list of vectors, one a text, also for a single text."""
     with tei_refusals("inputs"):
         asked = embed_request(await request.body(), service.settings.max_inputs)
-        target = await service.resolve(model_named(service, request, asked.model))
+        target = await service.resolve(model_named(service, request, asked.model), request)
         truncate = _truncate(service, asked.truncate, asked.left)
         native = target.backbone.record.dimension
         if asked.dimensions is not None and asked.dimensions > native:
@@ -85,7 +86,7 @@ async def similarity(request: Request, service: Running, caller: MayEmbed) -> Re
     """Cosine of each sentence with the source sentence."""
     with tei_refusals("sentences", "source_sentence"):
         asked = sentences_request(await request.body(), service.settings.max_inputs)
-        target = await service.resolve(model_named(service, request, asked.model))
+        target = await service.resolve(model_named(service, request, asked.model), request)
         truncate = _truncate(service, asked.truncate, asked.left)
         texts = prompted(service.settings, target, asked.prompt, [asked.source, *asked.sentences])
         computed = await compute(service, request, target, texts, truncate)
@@ -99,9 +100,10 @@ async def tokenize(request: Request, service: Running, caller: MayEmbed) -> Resp
     limit = service.settings.max_request_tokens
     with tei_refusals("inputs"):
         asked = tokenize_request(await request.body(), service.settings.max_inputs)
-        target = await service.resolve(model_named(service, request, asked.model))
+        target = await service.resolve(model_named(service, request, asked.model), request)
         texts = prompted(service.settings, target, asked.prompt, asked.texts)
         tokenizer = target.backbone.encoder.tokenizer
+        target.backbone.embedder.admit(texts)
 
         def write() -> bytes:
             rows, total = [], 0
@@ -124,7 +126,7 @@ async def decode(request: Request, service: Running, caller: MayEmbed) -> Respon
     settings = service.settings
     with tei_refusals("ids"):
         asked = decode_request(await request.body(), settings.max_inputs, settings.max_request_tokens)
-        target = await service.resolve(model_named(service, request, asked.model))
+        target = await service.resolve(model_named(service, request, asked.model), request)
         tokenizer = target.backbone.encoder.tokenizer
         try:
             texts = await service.threads.encode(
@@ -154,11 +156,7 @@ async def embeddings(request: Request, service: Running, caller: MayEmbed) -> Re
 def info(service: Service) -> dict[str, Any]:
     """What TEI's GET /info says, of the model its routes serve."""
     settings, name = service.settings, default_model(service)
-    try:
-        target = service.catalog.resolve(name) if name is not None else None
-    except Problem:
-        target = None
-    about = _model_info(target) if target is not None else {}
+    about = _model_info(service.catalog.snapshot, name) if name is not None else {}
     max_tokens = about.get("max_input_length")
     return {
         "model_id": name,
@@ -181,11 +179,25 @@ def info(service: Service) -> dict[str, Any]:
     }
 
 
-def _model_info(target: Target) -> dict[str, Any]:
-    encoder = target.backbone.encoder
+def _model_info(snapshot: Snapshot, name: str) -> dict[str, Any]:
+    """Of a backbone, or of an adapter's version, which may be asleep; nothing of what is not served."""
+    backbone, digest = snapshot.backbones.get(name), None
+    if backbone is None:
+        try:
+            adapter, number = parse_model(name)
+        except ValueError:
+            return {}
+        view = snapshot.adapters.get(adapter)
+        version = None if view is None else view.serving if number is None else view.version(number)
+        if version is None:
+            return {}
+        backbone, digest = snapshot.backbone_of(version.backbone), version.digest
+    if backbone is None:
+        return {}
+    encoder = backbone.encoder
     precision = str(encoder.session.precision)
     return {
-        "model_sha": target.backbone.record.digest if target.version is None else target.version.record.digest,
+        "model_sha": digest or backbone.record.digest,
         "model_dtype": _DTYPES.get(precision, precision),
         "model_type": {"embedding": {"pooling": encoder.manifest.pooling}},
         "max_input_length": encoder.manifest.max_tokens,

@@ -36,7 +36,7 @@ INLINE_NUMBERS = 20_000
 async def embeddings(request: Request, service: Running, caller: MayEmbed) -> Response:
     """OpenAI's embeddings contract, with true token counts and the exact version in `model`."""
     asked = embedding_request(await request.body(), service.settings.max_inputs)
-    target = await service.resolve(asked.model)
+    target = await service.resolve(asked.model, request)
     native = target.backbone.record.dimension
     if asked.dimensions is not None and asked.dimensions > native:
         raise invalid("dimensions", f"is {asked.dimensions}; this model has {native}")
@@ -93,7 +93,7 @@ class _Route:
 async def similarity(request: Request, service: Running, caller: MayEmbed) -> Response:
     """Cosine scores of pairs, or of every text of `a` with every text of `b`."""
     asked = similarity_request(await request.body(), service.settings.max_inputs)
-    target = await service.resolve(asked.model)
+    target = await service.resolve(asked.model, request)
     texts = prompted(service.settings, target, asked.prompt, [*asked.a, *asked.b])
     try:
         computed = await compute(service, request, target, texts, asked.truncate)
@@ -117,8 +117,9 @@ async def neighbors(request: Request, service: Running, caller: MayEmbed) -> Res
     """The nearest reference items of each text, and how unlike the reference it is (conformal p-value)."""
     settings = service.settings
     asked = neighbors_request(await request.body(), settings.max_inputs, MAX_K, settings.max_neighbors)
-    target = await service.resolve(asked.model)
-    reference = await service.catalog.reference(target.version) if target.version is not None else None
+    target = await service.resolve(asked.model, request)
+    version = target.version
+    reference = None if version is None else await service.within(request, service.catalog.reference(version))
     if reference is None:
         message = "This model has no reference; ask for an adapter that has one."
         raise Problem(422, message, code="no_reference", param="model")

@@ -33,7 +33,7 @@ def adapted(open_encoder):
 
 @pytest.fixture(scope="module")
 def feed(adapted):
-    return adapted.tokenizer.pad(adapted.tokenizer.encode(TEXTS).ids)
+    return adapted.tokenizer.encode(TEXTS).ids
 
 
 @pytest.fixture(scope="module")
@@ -43,24 +43,21 @@ def folded(blobs, feed):
     def vectors(lora):
         model = onnx.load_model_from_string(blobs.file("model.onnx"))
         fold(model, lora.pairs())
-        return open_session(model.SerializeToString(), "cpu", "fp32").run(*feed)
+        return open_session(model.SerializeToString(), "cpu", "fp32").run(feed)
 
     return vectors
 
 
 def alone(encoder, feed, rows):
-    """Each row in a run of its own, without padding."""
-    ids, mask = feed
-    lengths = mask.sum(axis=1)
-    runs = [encoder.forward_adapted(ids[i : i + 1, :n], mask[i : i + 1, :n], [rows[i]]) for i, n in enumerate(lengths)]
-    return np.concatenate(runs)
+    """Each text in a run of its own."""
+    return np.concatenate([encoder.forward_adapted([ids], [row]) for ids, row in zip(feed, rows, strict=True)])
 
 
 def test_an_adapter_gives_what_its_folded_weights_give(adapted, feed, folded, make_lora):
-    base = adapted.session.run(*feed)
+    base = adapted.session.run(feed)
     everywhere = {"modules": ("query", "key", "value", "intermediate.dense")}
     for lora in (make_lora(1, 4), make_lora(2, 16, **everywhere), make_lora(3, 8, layers=(5,))):
-        found = adapted.forward_adapted(*feed, [lora] * len(TEXTS))
+        found = adapted.forward_adapted(feed, [lora] * len(TEXTS))
         np.testing.assert_allclose(found, folded(lora), atol=2e-6)
         assert np.abs(found - base).max() > 1e-2
 
@@ -68,9 +65,9 @@ def test_an_adapter_gives_what_its_folded_weights_give(adapted, feed, folded, ma
 def test_rows_of_any_adapters_share_a_batch_as_if_alone(adapted, feed, make_lora):
     rows = [make_lora(1, 4), None, make_lora(2, 8), make_lora(3, 16, modules=("key",)), None, make_lora(2, 8)]
     rows += [make_lora(4, 16, layers=(0, 3)), make_lora(1, 4)]
-    mixed = adapted.forward_adapted(*feed, rows)
+    mixed = adapted.forward_adapted(feed, rows)
     np.testing.assert_allclose(mixed, alone(adapted, feed, rows), atol=2e-6)
-    base = adapted.session.run(*feed)
+    base = adapted.session.run(feed)
     moved = np.abs(mixed - base).max(axis=1)
     assert (moved[[0, 2, 3, 5, 6, 7]] > 1e-2).all()
     np.testing.assert_allclose(mixed[[1, 4]], base[[1, 4]], atol=2e-6)
@@ -79,14 +76,14 @@ def test_rows_of_any_adapters_share_a_batch_as_if_alone(adapted, feed, make_lora
 def test_rows_of_the_backbone_are_the_plain_graphs_to_the_last_bit(adapted, open_encoder, feed, make_lora):
     # Opened alike: threads and streams that each start measures for itself would change the order of sums.
     encoder = open_encoder(provider="cpu", precision="fp32", threads=2, streams=1)
-    plain = encoder.session.run(*feed)
+    plain = encoder.session.run(feed)
     adapted.prepare_adapters(make_lora(1))
     assert adapted.session.sites
     assert not encoder.session.sites
-    assert (adapted.session.run(*feed) == plain).all()
-    assert (adapted.forward_adapted(*feed, [None] * len(TEXTS)) == plain).all()
+    assert (adapted.session.run(feed) == plain).all()
+    assert (adapted.forward_adapted(feed, [None] * len(TEXTS)) == plain).all()
     rows = [make_lora(1, 8), None] * (len(TEXTS) // 2)
-    np.testing.assert_allclose(adapted.forward_adapted(*feed, rows)[1::2], plain[1::2], atol=2e-6)
+    np.testing.assert_allclose(adapted.forward_adapted(feed, rows)[1::2], plain[1::2], atol=2e-6)
     assert adapted.self_check() > 0.99999
 
 
@@ -98,7 +95,7 @@ def test_a_neighbour_of_huge_weights_touches_no_other_row(adapted, feed, make_lo
     rows = [mild, None, mild, None, mild, None, mild, None]
     with_huge = [huge, *rows[1:]]
     np.testing.assert_allclose(
-        adapted.forward_adapted(*feed, with_huge)[1:], adapted.forward_adapted(*feed, rows)[1:], atol=2e-6
+        adapted.forward_adapted(feed, with_huge)[1:], adapted.forward_adapted(feed, rows)[1:], atol=2e-6
     )
 
 
@@ -121,10 +118,10 @@ def test_only_one_copy_of_the_weights_stays(open_encoder, feed, make_lora):
 def test_more_ranks_than_one_run_takes_are_run_in_turns(adapted, feed, make_lora, monkeypatch):
     rows = [make_lora(1, 16), make_lora(2, 4), None, make_lora(3, 8), make_lora(1, 16), make_lora(4, 4), None]
     rows.append(make_lora(5, 8))
-    wanted = adapted.forward_adapted(*feed, rows)
+    wanted = adapted.forward_adapted(feed, rows)
     for limit in (1, 8, 20):
         monkeypatch.setattr("encoder.adapted.MAX_COLUMNS", limit)
-        np.testing.assert_allclose(adapted.forward_adapted(*feed, rows), wanted, atol=2e-6)
+        np.testing.assert_allclose(adapted.forward_adapted(feed, rows), wanted, atol=2e-6)
 
 
 def test_two_hundred_adapters_are_resident(adapted, feed, make_lora):
@@ -133,19 +130,19 @@ def test_two_hundred_adapters_are_resident(adapted, feed, make_lora):
     draw = np.random.default_rng(0)
     for _ in range(5):
         rows = [resident[index] for index in draw.integers(0, 200, len(TEXTS))]
-        np.testing.assert_allclose(adapted.forward_adapted(*feed, rows), alone(adapted, feed, rows), atol=2e-6)
+        np.testing.assert_allclose(adapted.forward_adapted(feed, rows), alone(adapted, feed, rows), atol=2e-6)
 
 
 def test_adapters_come_and_go_while_others_run(open_encoder, feed, make_lora):
     shared = open_encoder(provider="cpu")
     mild = make_lora(1, 8)
-    wanted = shared.forward_adapted(*feed, [mild] * len(TEXTS))
-    base = shared.session.run(*feed)
+    wanted = shared.forward_adapted(feed, [mild] * len(TEXTS))
+    base = shared.session.run(feed)
     faults, stop = [], threading.Event()
 
     def serve():
         while not stop.is_set():
-            found = shared.forward_adapted(*feed, [mild, None] * (len(TEXTS) // 2))
+            found = shared.forward_adapted(feed, [mild, None] * (len(TEXTS) // 2))
             if np.abs(found[::2] - wanted[::2]).max() > 2e-6 or np.abs(found[1::2] - base[1::2]).max() > 2e-6:
                 faults.append("a row changed")
 
@@ -153,9 +150,9 @@ def test_adapters_come_and_go_while_others_run(open_encoder, feed, make_lora):
         try:
             for seed in range(first, first + 4):
                 # Nothing but the run itself holds this adapter.
-                gone = shared.forward_adapted(*feed, [make_lora(seed, 8)] * len(TEXTS))
+                gone = shared.forward_adapted(feed, [make_lora(seed, 8)] * len(TEXTS))
                 gc.collect()
-                again = shared.forward_adapted(*feed, [make_lora(seed, 8)] * len(TEXTS))
+                again = shared.forward_adapted(feed, [make_lora(seed, 8)] * len(TEXTS))
                 if np.abs(gone - again).max() > 2e-6 or np.abs(gone - wanted).max() < 1e-2:
                     faults.append("a dropped adapter gave other vectors")
         except EncoderError as error:
@@ -175,7 +172,7 @@ def test_adapters_come_and_go_while_others_run(open_encoder, feed, make_lora):
 
 def test_what_does_not_fit_is_refused_and_the_plain_graph_goes_on(open_encoder, feed, make_lora):
     fresh = open_encoder(provider="cpu")
-    plain = fresh.session.run(*feed)
+    plain = fresh.session.run(feed)
     a, b = np.ones((4, 384), np.float32), np.ones((4, 384), np.float32)
     cases = {
         "no Linear module named encoder.layer.9": {"encoder.layer.9.attention.self.query": (a, b)},
@@ -192,23 +189,23 @@ def test_what_does_not_fit_is_refused_and_the_plain_graph_goes_on(open_encoder, 
         with pytest.raises(ArtifactRefused, match="another backbone"):
             call(other)
     with pytest.raises(ArtifactRefused, match="another backbone"):
-        fresh.forward_adapted(*feed, [other] * len(TEXTS))
-    with pytest.raises(EncoderError, match="8 rows and 1 adapters"):
-        fresh.forward_adapted(*feed, [None])
+        fresh.forward_adapted(feed, [other] * len(TEXTS))
+    with pytest.raises(EncoderError, match="8 texts and 1 adapters"):
+        fresh.forward_adapted(feed, [None])
     assert not fresh.session.sites
-    assert (fresh.session.run(*feed) == plain).all()
-    assert fresh.forward_adapted(feed[0][:0], feed[1][:0], []).shape == (0, 384)
+    assert (fresh.session.run(feed) == plain).all()
+    assert fresh.forward_adapted([], []).shape == (0, 384)
 
 
 def test_probes_must_be_reproduced(adapted, feed, make_lora):
     pairs = make_lora.pairs(7, 8)
     digest, held = make_lora.published(pairs)
     lora = type(make_lora(1)).open(digest, held.__getitem__)
-    vectors = adapted.forward_adapted(*feed, [lora] * len(TEXTS))
+    vectors = adapted.forward_adapted(feed, [lora] * len(TEXTS))
     digest, held = make_lora.published(pairs, Probes(tuple(TEXTS), vectors))
     right = type(lora).open(digest, held.__getitem__)
     assert adapted.prove(right) > 0.99999
-    for wrong in (adapted.session.run(*feed), np.roll(vectors, 1, axis=0)):
+    for wrong in (adapted.session.run(feed), np.roll(vectors, 1, axis=0)):
         digest, held = make_lora.published(pairs, Probes(tuple(TEXTS), wrong))
         with pytest.raises(ArtifactRefused, match="does not reproduce its probes"):
             adapted.prove(type(lora).open(digest, held.__getitem__))
@@ -220,9 +217,9 @@ def test_probes_must_be_reproduced(adapted, feed, make_lora):
 @pytest.mark.skipif(Provider.OPENVINO not in {pair[0] for pair in candidates()}, reason="OpenVINO is not installed")
 def test_the_openvino_plugin_runs_mixed_batches(open_encoder, adapted, feed, make_lora):
     plugin = open_encoder(provider="openvino")
-    plain = plugin.session.run(*feed)
+    plain = plugin.session.run(feed)
     rows = [make_lora(1, 4), None, make_lora(2, 8), make_lora(3, 16), None, make_lora(2, 8), None, make_lora(1, 4)]
-    found, wanted = plugin.forward_adapted(*feed, rows), adapted.forward_adapted(*feed, rows)
+    found, wanted = plugin.forward_adapted(feed, rows), adapted.forward_adapted(feed, rows)
     assert (found * wanted).sum(axis=1).min() > 0.999
     assert (found * alone(plugin, feed, rows)).sum(axis=1).min() > 0.9995
-    assert (plugin.session.run(*feed) * plain).sum(axis=1).min() > 0.9999
+    assert (plugin.session.run(feed) * plain).sum(axis=1).min() > 0.9999

@@ -54,7 +54,8 @@ def run(proto_bytes, adapters, rows, layout):
     ranks = [len(next(iter(adapter.values()))[0]) for adapter in adapters]
     owner = np.repeat(np.arange(len(adapters)), ranks)
     feed = {"input_ids": IDS, "attention_mask": np.ones_like(IDS)}
-    feed[CHOSEN] = (np.array(rows)[:, None] == owner)[:, None, :]
+    chosen = (np.array(rows)[:, None] == owner)[:, None, :]
+    feed[CHOSEN] = np.broadcast_to(chosen, (*IDS.shape, len(owner))).copy()
     for width, slots in layout.slots.items():
         stack = [np.concatenate([adapter[name]["AB".index(side)] for adapter in adapters]) for name, side in slots]
         feed[input_name(width)] = np.stack(stack)

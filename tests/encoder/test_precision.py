@@ -79,8 +79,8 @@ def test_an_adapter_on_int8_is_near_the_one_on_float32(int8, encoder, make_lora)
     lora = make_lora(5, modules=("query", "value", "intermediate.dense"))
     vectors = []
     for each in (encoder, int8):
-        feed = each.tokenizer.pad(each.tokenizer.encode(TEXTS).ids)
-        vectors.append(each.forward_adapted(*feed, [lora] * len(TEXTS)))
+        feed = each.tokenizer.encode(TEXTS).ids
+        vectors.append(each.forward_adapted(feed, [lora] * len(TEXTS)))
     assert (vectors[0] * encoder.encode(TEXTS).vectors).sum(axis=1).max() < 0.97  # the adapter matters
     assert (vectors[0] * vectors[1]).sum(axis=1).min() > 0.98
 
@@ -130,10 +130,10 @@ def noisy(model: bytes, amount: float) -> bytes:
 
 @pytest.fixture(scope="module")
 def yardstick(encoder, probe):
-    feed = encoder.tokenizer.pad(encoder.tokenizer.encode(TEXTS[:3]).ids)
+    feed = encoder.tokenizer.encode(TEXTS[:3]).ids
     score = encoder.manifest.precisions["fp32"].retrieval
     return Yardstick(
-        [feed], encoder.session.run(*feed), lambda session: probe.measure(encoder.tokenizer, session.run), score
+        [feed], encoder.session.run(feed), lambda session: probe.measure(encoder.tokenizer, session.run), score
     )
 
 
@@ -146,10 +146,10 @@ def test_vectors_below_the_bar_are_refused_even_where_int8_is_asked_for(blobs, y
 def test_the_retrieval_probe_finds_a_broken_model_that_the_other_probes_pass(blobs, encoder, probe, yardstick):
     broken = noisy(blobs.file("model.onnx"), 0.35)
     session = open_session(broken, "cpu", "fp32")
-    feed = yardstick.feeds[0]
+    feed = yardstick.batches[0]
     score = probe.measure(encoder.tokenizer, session.run)
     assert score < yardstick.score - 1
-    blind = Yardstick(yardstick.feeds, session.run(*feed) + np.float32(4e-4), yardstick.retrieval, yardstick.score)
+    blind = Yardstick(yardstick.batches, session.run(feed) + np.float32(4e-4), yardstick.retrieval, yardstick.score)
     for model, precision, allowed in ((broken, "fp32", 0.1), (b"", "int8", 1.0)):
         with pytest.raises(NoProvider, match=rf"retrieval suffers: nDCG@10 {score:.2f}.*{allowed} may be lost"):
             choose(model, blind, "cpu", precision, int8=Int8(lambda: broken))
@@ -162,7 +162,7 @@ def test_a_start_is_not_drawn_out_by_candidates_that_promise_less(blobs, yardsti
     assert session.precision is Precision.INT8  # the first that holds
     assert measured[1].error.startswith("not tried")
     with pytest.raises(NoProvider, match=r"cpu/fp32: vectors deviate"):  # until one holds, all are tried
-        choose(model, Yardstick(yardstick.feeds, -yardstick.expected), "cpu", int8=Int8(lambda: model))
+        choose(model, Yardstick(yardstick.batches, -yardstick.expected), "cpu", int8=Int8(lambda: model))
 
 
 def test_where_int8_holds_the_bar_of_auto_it_may_win(blobs, yardstick):

@@ -7,9 +7,18 @@ import time
 import numpy as np
 import pytest
 
+from encoder.batch import plan_batches
 from service.batching import Batcher, Flight
 from service.drain import DrainRate
 from service.errors import Overloaded
+
+
+class Padded(list):
+    """Token ids of a batch."""
+
+    @property
+    def size(self):
+        return len(self) * max(map(len, self))
 
 
 class Arithmetic:
@@ -25,9 +34,12 @@ class Arithmetic:
         self.long_gate = threading.Event()  # holds texts of over 100 tokens
         self.long_gate.set()
 
+    def plan(self, lengths, budget):
+        return plan_batches(lengths, budget)
+
     def prepare(self, flights):
         self.prepared.append(len(flights))
-        return [flight.ids for flight in flights]
+        return Padded([flight.ids for flight in flights])
 
     def forward(self, ids):
         self.running += 1

@@ -56,7 +56,7 @@ def publish_lora(publish, exact_encoder):
             store(manifest.to_bytes())
             lora = Lora.open(manifest.digest, fetch)
             tokens = own.tokenizer.encode(TEXTS)
-            vectors = own.forward_adapted(*own.tokenizer.pad(tokens.ids), [lora] * len(TEXTS))
+            vectors = own.forward_adapted(tokens.ids, [lora] * len(TEXTS))
             if wrong_probes:
                 break
             probes = Probes(tuple(TEXTS), vectors)

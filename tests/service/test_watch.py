@@ -43,7 +43,7 @@ def watch_of(publish):
     made = []
 
     def make(**options):
-        options = {"limit": 10_000, "per_request": 1000, "keep": 100, **options}
+        options = {"limit": 10_000, "rate": 1e6, "per_request": 1000, "keep": 100, **options}
         watch = Watch(publish.registry, Metrics(), MonitorSettings(window=WINDOW, arl=10_000), **options)
         watch.start()
         made.append(watch)
@@ -58,8 +58,8 @@ def state_of(watch, adapter="support"):
     return watch.ask(lambda monitors: monitors[adapter].to_json()).result(timeout=20)
 
 
-def gauge(watch, name):
-    return watch._metrics.registry.get_sample_value(name, {"adapter": "support"})
+def gauge(watch, name, **labels):
+    return watch._metrics.registry.get_sample_value(name, {"adapter": "support", **labels})
 
 
 def test_usual_traffic_is_counted_and_raises_nothing(publish, live, watch_of):
@@ -218,12 +218,11 @@ def test_a_new_version_is_watched_afresh(publish, live, watch_of):
 
 def test_what_does_not_fit_is_dropped_and_counted(live, publish):
     version, usual = live
-    watch = Watch(
-        publish.registry, Metrics(), MonitorSettings(window=WINDOW, arl=10_000), limit=50, per_request=9, keep=9
-    )
+    settings = MonitorSettings(window=WINDOW, arl=10_000)
+    watch = Watch(publish.registry, Metrics(), settings, limit=50, rate=1e6, per_request=9, keep=9)
     assert watch.offer(version, usual[:40])
     assert not watch.offer(version, usual[:20])
-    assert gauge(watch, "driftline_drift_skipped_observations_total") == 20
+    assert gauge(watch, "driftline_drift_skipped_observations_total", reason="behind") == 20
     watch.start()
     watch.follow({"support": version})
     deadline = time.monotonic() + 10
@@ -231,6 +230,18 @@ def test_what_does_not_fit_is_dropped_and_counted(live, publish):
         assert time.monotonic() < deadline
         time.sleep(0.01)
     watch.stop()
+
+
+def test_busy_traffic_is_sampled_at_a_rate_and_the_rest_is_counted(live, watch_of, monkeypatch):
+    version, usual = live
+    monkeypatch.setattr("service.watch.BURST", 50)
+    watch = watch_of(rate=0.001)
+    watch.follow({"support": version})
+    assert watch.offer(version, usual[:30])
+    assert not watch.offer(version, usual[:30])
+    assert not watch.offer(version, usual[:30])
+    assert state_of(watch)["observations"] == 50
+    assert gauge(watch, "driftline_drift_skipped_observations_total", reason="sampled") == 40
 
 
 def test_the_monitor_outlives_bad_vectors_and_an_outage(publish, live, watch_of, monkeypatch):

@@ -7,6 +7,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from encoder.batch import PACKED_INPUTS
 from encoder.graph import check_graph
 from encoder.lora_graph import linear_sites
 from encoder.manifest import BackboneManifest
@@ -30,7 +31,7 @@ def backbone(exported_backbone):
 def test_the_products_by_weights_are_int8_and_nothing_else_changed(backbone):
     _, files = backbone
     before, after = (onnx.load_model_from_string(files[name]) for name in ("model.onnx", "model.int8.onnx"))
-    check_graph(files["model.int8.onnx"], inputs={"input_ids", "attention_mask"}, outputs={"sentence_embedding"})
+    check_graph(files["model.int8.onnx"], inputs=PACKED_INPUTS, outputs={"sentence_embedding"})
     sites = linear_sites(before)
     assert len(sites) == 36
     assert {name: site.places for name, site in linear_sites(after).items()} == {n: s.places for n, s in sites.items()}
@@ -86,53 +87,53 @@ def small(*, shared: bool = False, outlier: float = 1.0) -> bytes:
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10).SerializeToString()
 
 
-def feeds(count: int = 4):
+def batches(count: int = 4):
     draw = np.random.default_rng(1)
-    return [(draw.integers(0, 50, (8, 6)), np.ones((8, 6), np.int64)) for _ in range(count)]
+    return [draw.integers(0, 50, (8, 6)).tolist() for _ in range(count)]
 
 
 def error(model: bytes, int8: bytes) -> float:
     """Mean distance from the float32 vectors, in parts of their length."""
     exact, rounded = open_session(model, "cpu", "fp32"), open_session(int8, "cpu", "int8")
     found = []
-    for feed in feeds(8):
-        wanted = exact.run(*feed)
-        found.append(np.linalg.norm(rounded.run(*feed) - wanted, axis=1) / np.linalg.norm(wanted, axis=1))
+    for batch in batches(8):
+        wanted = exact.run(batch)
+        found.append(np.linalg.norm(rounded.run(batch) - wanted, axis=1) / np.linalg.norm(wanted, axis=1))
     return float(np.mean(found))
 
 
 def test_rounding_is_fine_and_a_large_channel_hardly_spoils_the_others():
     plain, steep = small(), small(outlier=100.0)
-    assert error(plain, quantize(plain, feeds())) < 0.02
-    assert error(steep, quantize(steep, feeds())) < 0.04
+    assert error(plain, quantize(plain, batches())) < 0.02
+    assert error(steep, quantize(steep, batches())) < 0.04
 
 
 def test_the_mean_of_the_error_is_taken_out_of_the_bias():
     model = small(outlier=30.0)
-    exact, rounded = open_session(model, "cpu", "fp32"), open_session(quantize(model, feeds()), "cpu", "int8")
-    shift = np.mean([rounded.run(*feed) - exact.run(*feed) for feed in feeds()], axis=(0, 1))
-    spread = np.std([rounded.run(*feed) - exact.run(*feed) for feed in feeds()], axis=(0, 1))
+    exact, rounded = open_session(model, "cpu", "fp32"), open_session(quantize(model, batches()), "cpu", "int8")
+    shift = np.mean([rounded.run(batch) - exact.run(batch) for batch in batches()], axis=(0, 1))
+    spread = np.std([rounded.run(batch) - exact.run(batch) for batch in batches()], axis=(0, 1))
     assert np.abs(shift).mean() < 0.5 * spread.mean()
 
 
 def test_a_text_alone_has_the_vector_it_has_in_company():
-    model = quantize(small(), feeds())
+    model = quantize(small(), batches())
     session = open_session(model, "cpu", "int8")
-    ids, mask = feeds(1)[0]
-    together = session.run(ids, mask)
-    alone = np.concatenate([session.run(ids[row : row + 1], mask[row : row + 1]) for row in range(len(ids))])
+    texts = batches(1)[0]
+    together = session.run(texts)
+    alone = np.concatenate([session.run([text]) for text in texts])
     np.testing.assert_allclose(alone, together, atol=1e-6)
 
 
 def test_weights_that_layers_share_stay_and_without_products_there_is_no_int8_form():
-    assert quantize(small(shared=True), feeds()) is None
+    assert quantize(small(shared=True), batches()) is None
     graph = onnx.load_model_from_string(small())
     kept = [node for node in graph.graph.node if node.op_type not in ("MatMul", "Add", "Tanh")]
     next(node for node in kept if node.op_type == "ReduceMean" and node.input[0] == "e").input[0] = "words"
     del graph.graph.node[:]
     graph.graph.node.extend(kept)
-    assert quantize(graph.SerializeToString(), feeds()) is None
+    assert quantize(graph.SerializeToString(), batches()) is None
 
 
 def test_it_is_the_same_every_time():
-    assert quantize(small(), feeds()) == quantize(small(), feeds())
+    assert quantize(small(), batches()) == quantize(small(), batches())

@@ -66,6 +66,7 @@ def tiny(exported_backbone: Path, tmp_path_factory: pytest.TempPathFactory) -> T
     manifest = dataclasses.replace(
         manifest,
         name="tiny",
+        layout="padded",
         dimension=WIDTH,
         outputs={"sentence_embedding": WIDTH},
         files={name: FileEntry.of(data) for name, data in files.items()},

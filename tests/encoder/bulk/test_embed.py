@@ -122,7 +122,7 @@ def test_a_lora_version_acts_inside_the_backbone_and_has_no_base_vectors(
     model = Model("inner@1", encoder, lora=make_lora(1))
     embed_file(source, out, lambda pinned: model, Options())
     ids = encoder.tokenizer.encode(texts).ids
-    wanted = encoder.forward_adapted(*encoder.tokenizer.pad(ids), [model.lora] * len(ids))
+    wanted = encoder.forward_adapted(ids, [model.lora] * len(ids))
     table = pq.read_table(out)
     assert table.column_names == ["row", "embedding"]
     assert np.abs(column(table, "embedding") - wanted).max() < 1e-5

@@ -1,0 +1,30 @@
+"""An allowance that is used up and comes back with time: a token bucket."""
+
+import time
+from collections.abc import Callable
+
+
+class Allowance:
+    """So much a second, and what was not used before up to a limit. Not safe for concurrent use.
+
+    Args:
+        rate: What comes back in a second.
+        most: What it holds at most, and at the beginning.
+        clock: Seconds that only go forward.
+    """
+
+    def __init__(self, rate: float, most: float, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rate = rate
+        self._most = most
+        self._clock = clock
+        self._left = most
+        self._at = clock()
+
+    def take(self, wanted: int) -> int:
+        """Take as much of what is wanted as there is, in whole numbers."""
+        now = self._clock()
+        self._left = min(self._most, self._left + (now - self._at) * self._rate)
+        self._at = now
+        taken = min(wanted, int(self._left))
+        self._left -= taken
+        return taken

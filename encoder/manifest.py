@@ -9,7 +9,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, get_origin, get_type_hints
 
 import numpy as np
@@ -296,8 +296,8 @@ def load_files(files: Mapping[str, FileEntry], fetch: Fetch) -> dict[str, bytes]
 class AnyManifest(Protocol):
     """A frozen dataclass that is written and read as a manifest.
 
-    It may have `MORE_FILES`, which need not be there, and `LATER`, fields that older manifests lack: empty ones are not
-    written, so that an old manifest keeps its digest.
+    It may have `MORE_FILES`, which need not be there, and `LATER`, fields that older manifests lack: they are not
+    written at their default, so that an old manifest keeps its digest.
     """
 
     KIND: ClassVar[str]
@@ -316,7 +316,8 @@ def canonical(value: object) -> bytes:
 
 def manifest_dict(manifest: AnyManifest) -> dict[str, Any]:
     """The manifest as plain JSON values."""
-    value = {name: item for name, item in asdict(manifest).items() if item or name not in _later(type(manifest))}
+    unset = _unset(type(manifest))
+    value = {name: item for name, item in asdict(manifest).items() if name not in unset or item != unset[name]}
     return {**value, "kind": manifest.KIND, "schema": SCHEMA}
 
 
@@ -358,7 +359,7 @@ def read_manifest(cls: type[Manifest], data: bytes) -> Manifest:
     names = {each.name for each in fields(cls)}
     if "kind" not in names:
         del value["kind"]
-    if wrong := (value.keys() ^ names) - (_later(cls) - value.keys()):
+    if wrong := (value.keys() ^ names) - (_unset(cls).keys() - value.keys()):
         raise ArtifactRefused(f"{what}: fields missing or unknown: {', '.join(sorted(wrong))}")
     hints = get_type_hints(cls)
     for name, item in value.items():
@@ -371,9 +372,14 @@ def read_manifest(cls: type[Manifest], data: bytes) -> Manifest:
     return cls(**value)
 
 
-def _later(cls: type[AnyManifest]) -> frozenset[str]:
-    found: frozenset[str] = getattr(cls, "LATER", frozenset())
-    return found
+def _unset(cls: type[AnyManifest]) -> dict[str, Any]:
+    """The fields that older manifests lack, with the values they stand for there."""
+    later: frozenset[str] = getattr(cls, "LATER", frozenset())
+    return {
+        each.name: each.default_factory() if each.default_factory is not MISSING else each.default
+        for each in fields(cls)
+        if each.name in later
+    }
 
 
 def _typed(item: Any, hint: Any, where: str) -> Any:

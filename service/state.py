@@ -57,10 +57,10 @@ class Service:
             await self.catalog.catch_up()
             found = self.catalog.resolve(model)
         if found is None:
-            found = await self.within(request, self.catalog.load(model))
+            found = await self.within(request, lambda: self.catalog.load(model))
         return found
 
-    async def within(self, request: Request, work: Awaitable[T]) -> T:
+    async def within(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
         """Wait for work that others may share, for as long as the request may take.
 
         Raises:
@@ -70,7 +70,7 @@ class Service:
         allowed = min(given(request) or longest, longest)
         try:
             async with asyncio.timeout(left(request, allowed)):
-                return await work
+                return await work()
         except TimeoutError:
             self.recorder.refused("deadline")
             raise Problem(504, f"What the request needs was not loaded within {allowed:g} s.") from None

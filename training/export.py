@@ -5,6 +5,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -116,23 +117,24 @@ def _export(module: SentenceModule, tokenizer: Tokenizer, report: Progress) -> t
     forms: list[tuple[str, torch.nn.Module]] = [("padded", module)]
     if module.packable:
         forms.insert(0, ("packed", PackedModule(module).eval()))
+    begin, share = 0.15, 0.65 / len(forms)
     for layout, form in forms:
-        report("exporting to ONNX", 0.15)
+        report("exporting to ONNX", begin)
         try:
             model = _exported(form, tokenizer, layout)
             check_graph(model, inputs=INPUTS[layout], outputs={OUTPUT})
-            report("proving parity with torch", 0.6)
             session = open_session(model, "cpu", "fp32")
-            parity = prove(
-                tokenizer, module.run, session.run, lambda part: report("proving parity with torch", 0.6 + 0.2 * part)
-            )
+            proving = partial(_proving, report, begin + share / 2, share / 2)
+            return model, layout, prove(tokenizer, module.run, session.run, proving)
         except (ExportRefused, EncoderError):
             if layout == "padded":
                 raise
-            report("several texts cannot share a row of this model: exporting for one a row", 0.15)
-        else:
-            return model, layout, parity
+        begin += share  # several texts cannot share a row of this model
     raise ExportRefused("torch exported nothing")
+
+
+def _proving(report: Progress, begin: float, share: float, part: float) -> None:
+    report("proving parity with torch", begin + share * part)
 
 
 def _exported(form: torch.nn.Module, tokenizer: Tokenizer, layout: str) -> bytes:

@@ -119,7 +119,7 @@ async def neighbors(request: Request, service: Running, caller: MayEmbed) -> Res
     asked = neighbors_request(await request.body(), settings.max_inputs, MAX_K, settings.max_neighbors)
     target = await service.resolve(asked.model, request)
     version = target.version
-    reference = None if version is None else await service.within(request, service.catalog.reference(version))
+    reference = None if version is None else await service.within(request, lambda: service.catalog.reference(version))
     if reference is None:
         message = "This model has no reference; ask for an adapter that has one."
         raise Problem(422, message, code="no_reference", param="model")

@@ -86,6 +86,7 @@ def altered(manifest, **changes):
         ({"precisions": []}, "precisions"),
         ({"files": {**BACKBONE.to_dict()["files"], "model.int4.onnx": {"sha256": "0" * 64, "size": 1}}}, "files"),
         ({"files": {"model.onnx": {"sha256": "0" * 64, "size": 1}}}, "files"),
+        ({"layout": "sparse"}, "layout"),
         ({"files": {**BACKBONE.to_dict()["files"], "model.onnx": {"sha256": "X", "size": 1}}}, r"model\.onnx"),
         ({"files": {**BACKBONE.to_dict()["files"], "model.onnx": {"sha256": "0" * 64}}}, r"model\.onnx"),
     ],
@@ -103,11 +104,11 @@ def test_a_missing_field_is_refused(field):
         BackboneManifest.from_bytes(json.dumps(value).encode())
 
 
-def test_a_manifest_from_before_precisions_were_measured_keeps_its_digest():
+def test_a_manifest_from_before_precisions_and_layouts_keeps_its_digest():
     old = BACKBONE.to_dict()
-    assert "precisions" not in old
+    assert not {"precisions", "layout"} & old.keys()
     again = BackboneManifest.from_bytes(json.dumps(old).encode())
-    assert again.precisions == {}
+    assert (again.precisions, again.layout) == ({}, "padded")
     assert again.digest == BACKBONE.digest
     assert BackboneManifest.from_bytes(MEASURED.to_bytes()).precisions["int8"] == FACTS
 

@@ -249,10 +249,10 @@ async def test_a_text_that_cannot_be_computed_fails_alone(make):
     forward = runtime.forward
     poison = embedder.encoder.tokenizer.encode(["zebra"]).ids[0][1]
 
-    def fails(feeds):
-        if (feeds[0] == poison).any():
+    def fails(prepared):
+        if (prepared.batch.ids == poison).any():
             raise RuntimeError("out of memory")
-        return forward(feeds)
+        return forward(prepared)
 
     runtime.forward = fails
     good = asyncio.create_task(embedder.embed(["fine", "also fine"], truncate=False))

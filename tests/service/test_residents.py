@@ -124,3 +124,38 @@ def test_the_alarm_of_a_sleeping_adapter_stays_in_the_metrics(crowd, publish):
     while f"{series} 1.0" not in client.get("/metrics").text:
         assert time.monotonic() < deadline
         time.sleep(0.05)
+
+
+def test_a_load_takes_no_longer_than_the_request_may(crowd, monkeypatch):
+    client, _ = crowd
+    loader = client.app.state.service.catalog._loader
+    go, real = threading.Event(), loader.adapter
+
+    def slow(record):
+        go.wait(10)
+        return real(record)
+
+    monkeypatch.setattr(loader, "adapter", slow)
+    asleep = next(name for name in ("team-4", "team-5") if name not in awake(client))
+    body = {"model": asleep, "input": "my card was declined"}
+    late = client.post("/v1/embeddings", json=body, headers={"x-request-deadline-ms": "50"})
+    assert late.status_code == 504
+    assert "0.05 s" in late.json()["detail"]
+    wrong = client.post("/v1/embeddings", json=body, headers={"x-request-deadline-ms": "soon"})
+    assert wrong.status_code == 422
+    go.set()
+    assert client.post("/v1/embeddings", json=body).status_code == 200
+
+
+def test_a_start_that_would_load_for_long_serves_and_loads_on_demand(publish, backbone_home, serving, monkeypatch):
+    publish("desk", 1)
+    monkeypatch.setattr("service.catalog.START_SECONDS", 0.0)
+    with serving(backbone_home, tei_model="desk") as client:
+        assert awake(client) == set()
+        about = client.get("/info").json()
+        assert about["model_id"] == "desk"
+        assert about["model_sha"]
+        assert about["max_input_length"] == 256  # known of a sleeping adapter too
+        ask(client, "desk")
+        assert awake(client) == {"desk"}
+        assert client.get("/info").json()["model_sha"] == about["model_sha"]

@@ -35,7 +35,7 @@ WINDOW = 2
 # Fewer tokens than this are not split over two streams: a batch so small costs nearly as much as its half.
 LEAST_TOKENS = 96
 # A large request may wait this many times its own work: what would be long for a single text is little for a corpus.
-STRETCH = 8
+STRETCH = 16
 # Seconds after which an idle thread looks around all the same.
 IDLE_BEAT = 1.0
 

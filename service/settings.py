@@ -98,7 +98,7 @@ class Settings(BaseSettings):
     )
     drift_readings: int = Field(10_000, ge=1, description="Drift readings kept of each version; older ones go.")
     drift_rate: float = Field(
-        100.0,
+        150.0,
         gt=0,
         description="Vectors a second that the drift monitor takes of busy traffic, at random; a thousand at once "
         "after quieter times.",

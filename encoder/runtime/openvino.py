@@ -13,7 +13,7 @@ from encoder.runtime.machine import cpu_has_bf16
 NAME = "OpenVINOExecutionProvider"
 
 # Kernels kept in each stream. A batch of a new shape costs about a tenth more time than one of a shape that is kept.
-_SHAPES = 128
+_SHAPES = 64
 
 
 class OpenVino:

@@ -80,6 +80,7 @@ def _backbone(backbone: LoadedBackbone) -> dict[str, Any]:
         "dimension": manifest.dimension,
         "max_tokens": manifest.max_tokens,
         "pooling": manifest.pooling,
+        "layout": manifest.layout,
         "provider": str(session.provider),
         "precision": str(session.precision),
         "threads": session.threads,

@@ -1,6 +1,6 @@
 """The gate: may this candidate replace the champion? Judged item by item on rows neither was fitted on."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from typing import Any, Final
@@ -10,12 +10,19 @@ from numpy.typing import ArrayLike, NDArray
 
 from monitoring.collapse import GeometryLimits, geometry_reasons
 from monitoring.errors import VectorsRefused
-from monitoring.quality import Interval, Scores, paired_bootstrap
+from monitoring.leakage import Leakage
+from monitoring.quality import Scores
 from monitoring.reasons import Reason
+from monitoring.rulings import Comparison, group_reasons, rule
+from monitoring.significance import Interval, Resampled, resample, spent_level
 
 PRIMARY: Final = "ndcg_at_10"
 GUARDS: Final = ("knn_accuracy",)
 FALLBACK_GUARD: Final = "nn_accuracy"
+ROBUSTNESS: Final = "robustness"
+"""The metric of a model's scores on perturbed texts (`robustness.Robustness.items`)."""
+CALIBRATION: Final = "calibration"
+"""The metric of how well probabilities hold (`calibration.Scaled.items`)."""
 MARGIN_CAP: Final = 0.05
 """A small set widens a guard's margin up to here and no further: a bigger loss is one that users notice."""
 
@@ -37,6 +44,8 @@ class GateSettings:
     primary's mean that is worth a promotion. margin: how much a guard may lose; on a small gate set as much as
     margin_items clusters of it, since it cannot prove less, but then never more than MARGIN_CAP. min_items,
     min_clusters: with fewer items, or fewer independent clusters of them, there is no verdict but inconclusive.
+    robustness_margin, calibration_margin: as margin, for scores of perturbed texts and for 1 - Brier / 2. group_margin:
+    how much of the primary a subgroup of at least group_min_items items may surely lose.
     Effects and margins in units of the metric, 0.01 = one point.
     """
 
@@ -50,26 +59,42 @@ class GateSettings:
     confidence: float = 0.95
     resamples: int = 10_000
     seed: int = 0
+    robustness_margin: float = 0.02
+    calibration_margin: float = 0.02
+    group_margin: float = 0.10
+    group_min_items: int = 30
     geometry: GeometryLimits = field(default_factory=GeometryLimits)
 
     def __post_init__(self) -> None:
         if not 0 <= self.min_effect < 1 or not 0 < self.margin < 1 or not 0.5 < self.confidence < 1:
             raise ValueError("min_effect and margin must lie in [0, 1), confidence in (0.5, 1)")
-        if min(self.min_items, self.min_clusters) < 2 or self.resamples < 100 or self.margin_items < 0:
+        if not all(0 < margin < 1 for margin in (self.robustness_margin, self.calibration_margin, self.group_margin)):
+            raise ValueError("robustness_margin, calibration_margin and group_margin must lie in (0, 1)")
+        if (
+            min(self.min_items, self.min_clusters, self.group_min_items) < 2
+            or self.resamples < 100
+            or self.margin_items < 0
+        ):
             raise ValueError(
-                "min_items and min_clusters must be at least 2, resamples at least 100, margin_items at least 0"
+                "min_items, min_clusters and group_min_items must be at least 2, resamples at least 100, "
+                "margin_items at least 0"
             )
         if not self.guards:
             raise ValueError("guards must name at least one metric")
 
-    def margin_for(self, clusters: int) -> float:
-        """The non-inferiority margin on a gate set of so many clusters."""
-        return max(self.margin, min(MARGIN_CAP, self.margin_items / clusters))
+    def margin_for(self, clusters: int, metric: str | None = None) -> float:
+        """The non-inferiority margin of a metric on a gate set of so many clusters."""
+        own = {ROBUSTNESS: self.robustness_margin, CALIBRATION: self.calibration_margin}
+        margin = self.margin if metric is None else own.get(metric, self.margin)
+        return max(margin, min(MARGIN_CAP, self.margin_items / clusters))
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One model's results: per-item scores by metric (m,) in one item order; vectors (n, d) of generic rows."""
+    """One model's results: per-item scores by metric (m,) in one item order; vectors (n, d) of generic rows.
+
+    Scores named `robustness` and `calibration` are guarded as well, where every contender has them.
+    """
 
     name: str
     scores: Mapping[str, Scores]
@@ -77,6 +102,22 @@ class Contender:
 
     def means(self) -> dict[str, float]:
         return {metric: float(np.mean(values)) for metric, values in self.scores.items()}
+
+
+@dataclass(frozen=True, eq=False)
+class GuardSet:
+    """A guard on other items than the gate's, such as judged similarities of general texts.
+
+    Attributes:
+        name: Of the set and its metric, such as `stsb_spearman`.
+        differences: By the name of each rival, champion and base: candidate less rival (`significance.resample` or
+            `rank_correlation_difference`).
+        margin: How much the candidate may lose.
+    """
+
+    name: str
+    differences: Mapping[str, Resampled]
+    margin: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,49 +148,81 @@ def judge(
     *,
     settings: GateSettings | None = None,
     clusters: ArrayLike | None = None,
+    groups: Mapping[str, Sequence[str]] | None = None,
+    guard_sets: Sequence[GuardSet] = (),
+    leakage: Leakage | None = None,
+    use: int | None = None,
 ) -> Verdict:
     """Compare a candidate with the champion (with the base when there is none) and with the base, on the same items.
 
     pass: the primary metric is better than the champion's by at least min_effect with a lower bound above 0, the
     lower bound of every guard, and of the primary against the base, excludes a loss of the margin or more, and the
     geometry holds. fail: the primary is worse than the champion's beyond doubt (its interval lies below 0), or a guard
-    (or the primary against the base) is so and may have lost more than the margin, or the geometry collapsed. A guard
-    that is surely a little worse, by less than the margin, passes; its reason says so. Everything else is inconclusive.
-    `clusters` marks items that share a source; they are drawn together and count as one wherever numbers matter.
+    (or the primary against the base) is so and may have lost more than the margin, or a subgroup surely lost more than
+    its margin, or the geometry collapsed, or an item was fitted on. A guard that is surely a little worse, by less
+    than the margin, passes; its reason says so. Everything else is inconclusive.
+
+    A pass asks that all tests, of superiority and of non-inferiority, hold together by Holm's procedure; intervals are
+    shown as each test alone would have them. `clusters` marks items that share a source; they are drawn together and
+    count as one wherever numbers matter. `groups` marks the items by properties whose groups are judged. `leakage` is
+    what fitted and judged rows have in common. `use` counts the verdicts on this gate set, this one included: the
+    n-th is given a smaller level (`significance.spent_level`); None leaves the levels as they are.
 
     Raises:
         VectorsRefused: scores of different lengths, a missing metric, or values that are not finite.
     """
     rules = settings or GateSettings()
     rival = champion or base
+    rivals = [rival] if rival is base else [rival, base]
     items = _items(candidate, [rival, base], rules)
     drawn = items if clusters is None else len(np.unique(np.asarray(clusters)))
     short = _too_few(items, drawn, rules)
     reasons = list(short)
     guards = _guards(candidate, rules)
+    level = 1 - rules.confidence if use is None else spent_level(1 - rules.confidence, use)
     metrics: dict[str, Any] = {
         "items": items,
         "clusters": drawn,
         "means": {c.name: c.means() for c in (candidate, rival, base)},
     }
 
-    rivals = [rival] if rival is base else [rival, base]
+    tests: list[Comparison] = []
     for other in rivals:
         compared = _compare(candidate, other, rules, clusters)
-        metrics[f"vs_{other.name}"] = {name: asdict(interval) for name, interval in compared.items()}
-        for name, interval in compared.items():
+        shown = {name: _interval(found, name == rules.primary, level) for name, found in compared.items()}
+        metrics[f"vs_{other.name}"] = {name: asdict(interval) for name, interval in shown.items()}
+        for name, found in compared.items():
             if name not in (rules.primary, *guards):
                 continue  # reported, not ruled on
             if name == rules.primary and other is rival:
-                reasons.append(_superior(name, other.name, interval, rules))
+                tests.append(Comparison(name, other.name, found, shown[name], level / 2, least=rules.min_effect))
             else:
-                reasons.append(_not_inferior(name, other.name, interval, rules))
+                margin = rules.margin_for(found.clusters, name)
+                # Against the base the primary's bound is the two-sided one that is shown.
+                tests.append(
+                    Comparison(
+                        name, other.name, found, shown[name], level / (1 + (name == rules.primary)), margin=margin
+                    )
+                )
+        tests.extend(_guarded(guard, other, level) for guard in guard_sets)
+    reasons.extend(rule(tests))
+    metrics["multiplicity"] = {"procedure": "holm", "tests": len(tests), "level": level}
+    if use is not None:
+        reasons.append(_used(use, level, len(tests), rules))
+    if groups:
+        reasons.extend(group_reasons(
+            {other.name: _difference(candidate, other, rules.primary) for other in rivals},
+            groups, clusters, margin=rules.group_margin, level=level, min_items=rules.group_min_items,
+            metric=rules.primary,
+        ))  # fmt: skip
+    leaks = [] if leakage is None else [leakage.reason()]
+    reasons.extend(leaks)
     broken_geometry, geometry, facts = geometry_reasons(candidate.generic, base.generic, rules.geometry)
     metrics["geometry"] = facts
     reasons.extend(geometry)
 
     worse = [r for r in reasons if r.code.endswith("_worse")]
-    if broken_geometry or (worse and not short):
+    if broken_geometry or not all(r.ok for r in leaks) or (worse and not short):
         outcome = Outcome.FAIL
     elif not all(r.ok for r in reasons):
         outcome = Outcome.INCONCLUSIVE
@@ -159,12 +232,13 @@ def judge(
 
 
 def _items(candidate: Contender, others: list[Contender], rules: GateSettings) -> int:
-    lengths = {len(values) for c in (candidate, *others) for values in c.scores.values()}
+    everyone = (candidate, *others)
+    lengths = {len(values) for c in everyone for values in c.scores.values()}
     if len(lengths) != 1:
         raise VectorsRefused("every metric of every contender must be scored on the same items")
-    needed = (rules.primary,)
-    for contender in (candidate, *others):
-        missing = [name for name in needed if name not in contender.scores]
+    watched = [name for name in (ROBUSTNESS, CALIBRATION) if any(name in c.scores for c in everyone)]
+    for contender in everyone:
+        missing = [name for name in (rules.primary, *watched) if name not in contender.scores]
         if missing:
             raise VectorsRefused(f"{contender.name} has no scores for {', '.join(missing)}")
     return lengths.pop()
@@ -187,74 +261,45 @@ def _too_few(items: int, clusters: int, rules: GateSettings) -> list[Reason]:
 
 def _guards(candidate: Contender, rules: GateSettings) -> tuple[str, ...]:
     scored = tuple(name for name in rules.guards if name in candidate.scores)
-    return scored or (FALLBACK_GUARD,)
+    watched = tuple(name for name in (ROBUSTNESS, CALIBRATION) if name in candidate.scores)
+    return (*(scored or (FALLBACK_GUARD,)), *watched)
 
 
 def _compare(
     candidate: Contender, other: Contender, rules: GateSettings, clusters: ArrayLike | None
-) -> dict[str, Interval]:
-    """The difference of every metric both have, primary first.
-
-    The primary's interval is two-sided; a guard's lower bound alone decides, so it has one-sided confidence
-    (the usual form of a non-inferiority test).
-    """
+) -> dict[str, Resampled]:
+    """The difference of every metric both have, primary first."""
     shared = [name for name in candidate.scores if name in other.scores and name != rules.primary]
     return {
-        name: paired_bootstrap(
-            np.asarray(candidate.scores[name]) - np.asarray(other.scores[name]),
-            clusters,
-            seed=rules.seed,
-            n=rules.resamples,
-            confidence=rules.confidence if name == rules.primary else 2 * rules.confidence - 1,
-        )
+        name: resample(_difference(candidate, other, name), clusters, seed=rules.seed, n=rules.resamples)
         for name in (rules.primary, *shared)
     }
 
 
-def _superior(metric: str, other: str, found: Interval, rules: GateSettings) -> Reason:
-    numbers = {**_numbers(found), "min_effect": rules.min_effect}
-    told = f"{metric} against {other}: {_points(found)}"
-    if found.high < 0:
-        return Reason(f"{metric}_worse", f"{told}; worse beyond doubt", numbers, ok=False)
-    if found.low > 0 and found.mean >= rules.min_effect:
-        return Reason(f"{metric}_better", f"{told}; better, by at least {_point(rules.min_effect)}", numbers, ok=True)
-    if found.low > 0:
-        text = f"{told}; better, but by less than {_point(rules.min_effect)}"
-        return Reason(f"{metric}_too_small", text, numbers, ok=False)
-    return Reason(
-        f"{metric}_unclear", f"{told}; the interval does not exclude 0 with {_size(found)}", numbers, ok=False
-    )
+def _difference(candidate: Contender, other: Contender, metric: str) -> Scores:
+    return np.asarray(candidate.scores[metric], np.float64) - np.asarray(other.scores[metric], np.float64)
 
 
-def _not_inferior(metric: str, other: str, found: Interval, rules: GateSettings) -> Reason:
-    margin = rules.margin_for(found.clusters)
-    numbers = {**_numbers(found), "margin": margin}
-    told = f"{metric} against {other}: {_points(found)}"
-    if found.low > -margin:
-        surely = "a little worse, but " if found.high < 0 else ""
-        text = f"{told}; {surely}a loss above {_point(margin)} is excluded"
-        return Reason(f"{metric}_kept", text, numbers, ok=True)
-    if found.high < 0:
-        return Reason(f"{metric}_worse", f"{told}; worse beyond doubt", numbers, ok=False)
-    text = f"{told}; a loss above {_point(margin)} cannot be excluded with {_size(found)}"
-    return Reason(f"{metric}_unclear", text, numbers, ok=False)
+def _interval(found: Resampled, two_sided: bool, level: float) -> Interval:
+    """The primary's interval is two-sided; a guard's lower bound alone decides, so it has one-sided confidence.
+
+    The latter is the usual form of a non-inferiority test.
+    """
+    return found.interval(1 - level if two_sided else 1 - 2 * level)
 
 
-def _numbers(found: Interval) -> dict[str, float]:
-    return {
-        "mean": found.mean, "low": found.low, "high": found.high, "items": found.items, "clusters": found.clusters,
-    }  # fmt: skip
+def _guarded(guard: GuardSet, other: Contender, level: float) -> Comparison:
+    found = guard.differences.get(other.name)
+    if found is None or not np.isfinite(found.draws).all():
+        raise VectorsRefused(f"guard set {guard.name} has no finite difference to {other.name}")
+    return Comparison(guard.name, other.name, found, _interval(found, False, level), level, margin=guard.margin)
 
 
-def _size(found: Interval) -> str:
-    grouped = f" in {found.clusters} clusters" if found.clusters < found.items else ""
-    return f"{found.items} items{grouped}"
-
-
-def _points(found: Interval) -> str:
-    bounds = f"{100 * found.low:+.2f} to {100 * found.high:+.2f}"
-    return f"{100 * found.mean:+.2f} points ({found.confidence:.0%} interval {bounds})"
-
-
-def _point(value: float) -> str:
-    return f"{100 * value:.1f} points"
+def _used(use: int, level: float, tests: int, rules: GateSettings) -> Reason:
+    """Says what is left of the level; a level below what the resamples can show is none."""
+    numbers: dict[str, float] = {"use": use, "level": level, "resamples": rules.resamples}
+    if level / 2 / tests * rules.resamples < 1:
+        text = f"the gate set is spent: this is verdict {use} on it; judge on rows that no verdict has used"
+        return Reason("gate_set_spent", text, numbers, ok=False)
+    text = f"verdict {use} on this gate set, at level {level:.2g} in place of {1 - rules.confidence:.2g}"
+    return Reason("gate_set_use", text, numbers, ok=True)

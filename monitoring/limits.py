@@ -48,6 +48,10 @@ GATE: Final[Mapping[str, Range]] = {
     "confidence": Range(0.6, 0.9999, -1),
     "resamples": Range(100, 100_000, -1, whole=True),
     "seed": Range(0, 2**31 - 1, 0, whole=True),
+    "robustness_margin": Range(1e-4, 0.2, 1),
+    "calibration_margin": Range(1e-4, 0.2, 1),
+    "group_margin": Range(1e-3, 0.5, 1),
+    "group_min_items": Range(10, 1_000_000, 1, whole=True),
 }
 GEOMETRY: Final[Mapping[str, Range]] = {
     "max_cosine_rise": Range(0, 1, 1),

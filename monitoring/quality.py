@@ -4,7 +4,6 @@ Every function returns one score for each query, float64 in [0, 1]; its mean is 
 """
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 import numpy as np
@@ -18,8 +17,6 @@ Scores = NDArray[np.float64]
 K: Final = 10
 METRICS: Final = ("ndcg_at_10", "knn_accuracy", "nn_accuracy")
 """What the gate can judge by; pairs have no knn_accuracy."""
-_CHUNK_BYTES: Final = 4_000_000
-_FEW: Final = 32
 
 
 def knn_accuracy(
@@ -54,19 +51,22 @@ def ndcg_by_label(
     codes, corpus_codes = _encode(corpus_labels, query_labels)
     truth = codes[len(corpus_codes) :]
     relevant = np.bincount(corpus_codes, minlength=int(codes.max()) + 1)[truth]
-    return _ndcg(corpus_codes[rows] == truth[:, None], relevant, k)
+    return ndcg_of_hits(corpus_codes[rows] == truth[:, None], relevant, k)
 
 
 def ndcg_by_pairs(corpus: ArrayLike, queries: ArrayLike, relevant: Sequence[Collection[int]], *, k: int = K) -> Scores:
     """nDCG@k of retrieval where `relevant[i]` holds the corpus rows that answer query i (gain 1)."""
     found, hits = _pair_hits(corpus, queries, relevant, k)
-    return _ndcg(hits, np.array([len(r) for r in found], dtype=np.int64), k)
+    return ndcg_of_hits(hits, np.array([len(r) for r in found], dtype=np.int64), k)
 
 
 def recall_by_pairs(
     corpus: ArrayLike, queries: ArrayLike, relevant: Sequence[Collection[int]], *, k: int = 1
 ) -> Scores:
-    """The share of a query's relevant rows among the k nearest; for one relevant row and k = 1, whether it is first."""
+    """The share of a query's relevant rows among the k nearest; for one relevant row and k = 1, whether it is first.
+
+    With more than k relevant rows, k of them count as all (BEIR's capped recall); `retrieval.recall` does not cap.
+    """
     found, hits = _pair_hits(corpus, queries, relevant, k)
     sizes = np.array([len(r) for r in found], dtype=np.float64)
     shares: Scores = np.divide(hits.sum(axis=1), np.minimum(sizes, k), out=np.zeros(len(sizes)), where=sizes > 0)
@@ -92,73 +92,6 @@ def pair_scores(corpus: ArrayLike, queries: ArrayLike, relevant: Sequence[Collec
     }
 
 
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A mean of `items` values with its bootstrap interval, which rests on `clusters` independent draws."""
-
-    mean: float
-    low: float
-    high: float
-    items: int
-    clusters: int
-    confidence: float
-
-
-def paired_bootstrap(
-    difference: ArrayLike,
-    clusters: ArrayLike | None = None,
-    *,
-    seed: int = 0,
-    n: int = 10_000,
-    confidence: float = 0.95,
-) -> Interval:
-    """Percentile bootstrap interval of the mean of per-item differences (m,), seeded.
-
-    With `clusters` (m,), one mark for each item (author, conversation, near-duplicate group), whole clusters are
-    drawn: items of one source are not independent, and drawing them singly would make the interval too narrow. Few
-    clusters make it too narrow all the same (one cluster gives no width at all), so a verdict asks how many there are.
-
-    Raises:
-        VectorsRefused: no items, lengths that differ, or values that are not finite.
-    """
-    values = np.asarray(difference, dtype=np.float64)
-    if values.ndim != 1 or not len(values) or not np.isfinite(values).all():
-        raise VectorsRefused("differences must be a vector of finite numbers with at least one item")
-    rng = np.random.default_rng(seed)
-    if clusters is None:
-        means, drawn = _resampled_means(rng, values, n), len(values)
-    else:
-        marks = np.asarray(clusters)
-        if marks.shape != values.shape:
-            raise VectorsRefused("clusters must have one mark for each item")
-        _, inverse = np.unique(marks, return_inverse=True)
-        sums = np.bincount(inverse, weights=values).astype(np.float64)
-        means, drawn = _resampled_ratios(rng, sums, np.bincount(inverse).astype(np.float64), n), len(sums)
-    tail = (1 - confidence) / 2
-    low, high = np.quantile(means, [tail, 1 - tail])
-    return Interval(float(values.mean()), float(low), float(high), len(values), drawn, confidence)
-
-
-def _resampled_means(rng: np.random.Generator, values: Scores, n: int) -> Scores:
-    """n bootstrap means of items. A few distinct values are drawn by how often each comes: the same law."""
-    distinct, counts = np.unique(values, return_counts=True)
-    if len(distinct) <= _FEW:
-        drawn = rng.multinomial(len(values), counts / len(values), size=n)
-        return np.asarray(drawn @ distinct / len(values), dtype=np.float64)
-    return _resampled_ratios(rng, values, None, n)
-
-
-def _resampled_ratios(rng: np.random.Generator, sums: Scores, sizes: Scores | None, n: int) -> Scores:
-    """n bootstrap means: drawn sums over drawn sizes (of clusters; None where every one is a single item)."""
-    means = np.empty(n)
-    chunk = max(1, _CHUNK_BYTES // (8 * len(sums)))
-    for start in range(0, n, chunk):
-        drawn = rng.integers(0, len(sums), size=(min(chunk, n - start), len(sums)), dtype=np.int32)
-        total = len(sums) if sizes is None else sizes[drawn].sum(axis=1)
-        means[start : start + chunk] = sums[drawn].sum(axis=1) / total
-    return means
-
-
 def _search(
     index: ArrayLike, index_labels: Sequence[str], queries: ArrayLike, query_labels: Sequence[str], k: int
 ) -> tuple[Scores, IntArray]:
@@ -168,13 +101,34 @@ def _search(
 
 
 def nearest_rows(index: ArrayLike, queries: ArrayLike, k: int) -> tuple[Scores, IntArray]:
-    """Exact inner-product search: similarities (n, k) descending and rows (n, k); k is cut to the index's size."""
+    """Exact inner-product search: similarities (n, k) descending and rows (n, k); k is cut to the index's size.
+
+    Equal similarities are in the order of their rows, also where the k-th and the next are equal.
+    """
     rows = as_matrix(index)
     asked = as_matrix(queries, rows.shape[1])
     if not len(rows) or not len(asked):
         raise VectorsRefused("quality needs at least one index row and one query")
-    similarities, near = FlatIndex(rows).search(asked, min(k, len(rows)))
-    return similarities.astype(np.float64), near
+    k = min(k, len(rows))
+    flat, wanted = FlatIndex(rows), min(k + 1, len(rows))
+    similarities, near = _row_order(*flat.search(asked, wanted))
+    open_ends = np.arange(len(asked))
+    while wanted < len(rows):
+        # Rows beyond the last one found may be equal to the k-th: look at twice as many, for those queries only.
+        open_ends = open_ends[similarities[open_ends, k - 1] == similarities[open_ends, -1]]
+        if not len(open_ends):
+            break
+        wanted = min(2 * wanted, len(rows))
+        found, places = _row_order(*flat.search(asked[open_ends], wanted))
+        similarities, near = similarities[:, : k + 1], near[:, : k + 1]
+        similarities[open_ends, :k], near[open_ends, :k] = found[:, :k], places[:, :k]
+        similarities[open_ends, k] = found[:, -1]
+    return similarities[:, :k].astype(np.float64), near[:, :k]
+
+
+def _row_order(similarities: NDArray[np.float32], rows: IntArray) -> tuple[NDArray[np.float32], IntArray]:
+    order = np.lexsort((rows, -similarities), axis=1)
+    return np.take_along_axis(similarities, order, axis=1), np.take_along_axis(rows, order, axis=1)
 
 
 def _encode(index_labels: Sequence[str], query_labels: Sequence[str]) -> tuple[IntArray, IntArray]:
@@ -193,7 +147,8 @@ def _pair_hits(
     return found, hits
 
 
-def _ndcg(hits: NDArray[np.bool_], relevant: IntArray, k: int) -> Scores:
+def ndcg_of_hits(hits: NDArray[np.bool_], relevant: IntArray, k: int) -> Scores:
+    """nDCG@k (m,) of which places hold a relevant row (m, at most k), with `relevant` (m,) such rows to be found."""
     discounts = 1.0 / np.log2(np.arange(2, k + 2))
     gained = (hits * discounts[: hits.shape[1]]).sum(axis=1)
     ideal = np.concatenate(([0.0], np.cumsum(discounts)))[np.minimum(relevant, k)]

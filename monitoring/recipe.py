@@ -17,10 +17,14 @@ from registry.row import RowKind
 MAX_BYTES = 100_000
 # What a loss is fitted with where the recipe leaves it open. Pairs overfit sooner and need a sharper temperature.
 _TUNED = {
-    "supcon": {"temperature": 0.1, "learning_rate": 1e-3, "dropout": 0.2},
-    "infonce": {"temperature": 0.05, "learning_rate": 5e-4, "dropout": 0.1},
+    "supcon": {"temperature": 0.1, "learning_rate": 1e-3},
+    "infonce": {"temperature": 0.05, "learning_rate": 5e-4},
 }
-_LOSS_OF = {RowKind.LABELLED: "supcon", RowKind.PAIRS: "infonce"}
+# The losses of each kind of rows; "auto" is the first of them.
+_LOSSES_OF = {RowKind.LABELLED: ("supcon", "debiased", "triplet"), RowKind.PAIRS: ("infonce", "debiased")}
+_LOSSES = ("auto", "supcon", "infonce", "debiased", "triplet")
+_SHAPES = ("auto", "linear", "low_rank", "mlp")
+_SCHEDULES = ("fixed", "linear", "cosine", "learned")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,16 +33,36 @@ class Recipe:
 
     Attributes:
         method: "head", a residual head on base vectors.
-        loss: "supcon" (labels), "infonce" (pairs), or "auto": what the dataset's kind asks for.
-        hidden: Width of the head's hidden layer; 0 gives a linear residual.
-        dropout: Share of base vector components dropped while fitting. None: what suits the loss.
+        loss: "supcon" (labels), "infonce" (pairs), "debiased" (either; see `prior` and `hardness`), "triplet" (labels;
+            batch-hard, see `margin`), or "auto": the first of these that is for the dataset's kind.
+        margin: Of the loss "triplet": by how much more cosine an own text must be nearer than a foreign one.
+        prior: Of the loss "debiased": how likely a negative is none after all.
+        hardness: Of the loss "debiased": how much more near negatives weigh; 0 weighs them alike.
+        shape: Of the residual: "linear", "low_rank", "mlp", or "auto": mlp, or linear where `hidden` is 0.
+        hidden: Width of the hidden layer of an mlp.
+        rank: Rank of a low-rank residual.
+        dropout: Share of base vector components dropped while fitting. None: what suits kind and number of rows (0.1
+            for pairs; 0.2 for labels, and 0.5 where a label has fewer than 25 rows on average).
         temperature: Temperature of the loss; smaller looks harder at near misses. None: what suits the loss.
+        temperature_schedule: "fixed"; "linear" or "cosine", on the way to `temperature_end`; or "learned", from
+            `temperature` on within 0.01 and 0.5.
+        temperature_end: Temperature of the last step, where it is scheduled.
+        hard_negatives: Mined negatives beside each anchor; 0 leaves it at those the batch holds. The nearest foreign
+            texts under the head as it is, those suspiciously near left out.
+        refresh: Steps between two minings.
+        positive_share: A text is too near to be a negative at this share of the cosine of the anchor's positive.
+        random_share: Least share of the mined negatives that is drawn at random instead.
         steps: Most optimiser steps.
         batch_size: Rows of one step; contrastive losses gain from large ones.
         learning_rate: Peak of the cosine schedule, after a short warm-up. None: what suits the loss.
         weight_decay: AdamW's decoupled decay, which pulls the head towards the base.
         identity: Weight of the penalty on leaving the base vectors.
-        patience: Evaluations without a better selection score before the fit ends.
+        replay: Weight of the same penalty on texts that have nothing to do with the fit.
+        spread: Weight of the penalty on foreign texts whose cosines are not those of directions at random.
+        covariance: Weight of the penalty on components that vary together.
+        refit: Whether the head is fitted once more, on the rows of the fit and the selection together and for as many
+            steps as were best, before it is returned. The selection rows are then rows that the version has seen.
+        patience: Evaluations without a better selection score or a lower selection loss before the fit ends.
         alpha: Share of the residual that is kept, in (0, 1]; None chooses it on the selection split.
         seed: Seed of the split, the initial weights and the batches. Under another seed than the live version's, most
             rows held out were fitted by that version and are not judged on.
@@ -50,14 +74,29 @@ class Recipe:
 
     method: str = "head"
     loss: str = "auto"
+    margin: float = 0.2
+    prior: float = 0.0
+    hardness: float = 1.0
+    shape: str = "auto"
     hidden: int = 768
+    rank: int = 32
     dropout: float | None = None
     temperature: float | None = None
+    temperature_schedule: str = "fixed"
+    temperature_end: float | None = None
+    hard_negatives: int = 0
+    refresh: int = 40
+    positive_share: float = 0.95
+    random_share: float = 0.25
     steps: int = 240
     batch_size: int = 1024
     learning_rate: float | None = None
     weight_decay: float = 0.01
     identity: float = 0.0
+    replay: float = 0.0
+    spread: float = 0.0
+    covariance: float = 0.0
+    refit: bool = False
     patience: int = 6
     alpha: float | None = None
     seed: int = 0
@@ -67,20 +106,21 @@ class Recipe:
 
     def __post_init__(self) -> None:
         _require(self.method == "head", "method", 'must be "head"')
-        _require(self.loss in ("auto", "supcon", "infonce"), "loss", 'must be "auto", "supcon" or "infonce"')
-        _require(0 <= self.hidden <= 8192, "hidden", "must lie between 0 and 8192")
+        for name, known in _CHOICES.items():
+            quoted = [f'"{choice}"' for choice in known]
+            _require(getattr(self, name) in known, name, f"must be {', '.join(quoted[:-1])} or {quoted[-1]}")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            inside = (value is None and name in _OPEN) or low <= value <= high
+            _require(inside, name, f"must lie between {low} and {high}")
         _require(self.dropout is None or 0 <= self.dropout < 1, "dropout", "must lie in [0, 1)")
-        inside = self.temperature is None or 0.005 <= self.temperature <= 2
-        _require(inside, "temperature", "must lie between 0.005 and 2")
-        _require(1 <= self.steps <= 100_000, "steps", "must lie between 1 and 100000")
-        _require(8 <= self.batch_size <= 16_384, "batch_size", "must lie between 8 and 16384")
+        _require(0 <= self.prior < 1, "prior", "must lie in [0, 1)")
         _require(self.learning_rate is None or 0 < self.learning_rate <= 1, "learning_rate", "must lie in (0, 1]")
-        _require(0 <= self.weight_decay <= 10, "weight_decay", "must lie between 0 and 10")
-        _require(0 <= self.identity <= 100, "identity", "must lie between 0 and 100")
-        _require(1 <= self.patience <= 10_000, "patience", "must lie between 1 and 10000")
         _require(self.alpha is None or 0 < self.alpha <= 1, "alpha", "must lie in (0, 1], or be left out")
-        _require(0 <= self.seed < 2**31, "seed", "must lie between 0 and 2147483647")
-        _require(1 <= self.time_budget_s <= 86_400, "time_budget_s", "must lie between 1 and 86400 seconds")
+        _require(self.shape != "mlp" or self.hidden > 0, "hidden", 'must be above 0 for the shape "mlp"')
+        scheduled = self.temperature_schedule in ("linear", "cosine")
+        rule = 'goes with the schedules "linear" and "cosine", which need it'
+        _require(scheduled == (self.temperature_end is not None), "temperature_end", rule)
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> "Recipe":
@@ -131,17 +171,19 @@ class Recipe:
         Raises:
             RecipeRefused: The kind cannot be trained on, or the loss asked for is not for it.
         """
-        wanted = _LOSS_OF.get(kind)
-        if wanted is None:
+        losses = _LOSSES_OF.get(kind)
+        if losses is None:
             raise RecipeRefused(f"a retrain needs labelled rows or pairs, and the dataset holds {kind.value} rows")
-        if self.loss not in ("auto", wanted):
+        if self.loss != "auto" and self.loss not in losses:
             raise RecipeRefused(
-                f'recipe: loss "{self.loss}" is not for {kind.value} rows; leave it out or say "{wanted}"'
+                f'recipe: loss "{self.loss}" is not for {kind.value} rows; leave it out or say "{losses[0]}"'
             )
         if kind is RowKind.PAIRS and self.gate_settings().primary == "knn_accuracy":
             raise RecipeRefused("recipe: gate.primary knn_accuracy is not measured on pairs; leave it out")
-        opened: dict[str, Any] = {name: value for name, value in _TUNED[wanted].items() if getattr(self, name) is None}
-        return dataclasses.replace(self, loss=wanted, **opened)
+        opened: dict[str, Any] = {n: value for n, value in _TUNED[losses[0]].items() if getattr(self, n) is None}
+        loss = losses[0] if self.loss == "auto" else self.loss
+        shape = self.shape if self.shape != "auto" else "mlp" if self.hidden else "linear"
+        return dataclasses.replace(self, loss=loss, shape=shape, **opened)
 
     def gate_settings(self) -> GateSettings:
         """The gate's settings with this recipe's changes.
@@ -152,9 +194,32 @@ class Recipe:
         return gate_settings(self.gate)
 
 
-_INTEGERS = {"hidden", "steps", "batch_size", "patience", "seed"}
-_OPEN = {"dropout", "temperature", "learning_rate", "alpha"}
-_NUMBERS = {"dropout", "temperature", "learning_rate", "weight_decay", "identity", "alpha", "time_budget_s"}
+_CHOICES = {"loss": _LOSSES, "shape": _SHAPES, "temperature_schedule": _SCHEDULES}
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "margin": (0, 2),
+    "hardness": (0, 20),
+    "hidden": (0, 8192),
+    "rank": (1, 1024),
+    "temperature": (0.005, 2),
+    "temperature_end": (0.005, 2),
+    "hard_negatives": (0, 64),
+    "refresh": (1, 100_000),
+    "positive_share": (0.5, 1),
+    "random_share": (0, 1),
+    "steps": (1, 100_000),
+    "batch_size": (8, 16_384),
+    "weight_decay": (0, 10),
+    "identity": (0, 100),
+    "replay": (0, 100),
+    "spread": (0, 100),
+    "covariance": (0, 100),
+    "patience": (1, 10_000),
+    "seed": (0, 2_147_483_647),
+    "time_budget_s": (1, 86_400),
+}
+_OPEN = {"dropout", "temperature", "temperature_end", "learning_rate", "alpha"}
+_INTEGERS = {"hidden", "rank", "hard_negatives", "refresh", "steps", "batch_size", "patience", "seed"}
+_NUMBERS = (_RANGES.keys() | {"dropout", "prior", "learning_rate", "alpha"}) - _INTEGERS
 
 
 def _typed(name: str, value: object) -> object:
@@ -167,7 +232,7 @@ def _typed(name: str, value: object) -> object:
     elif name in _NUMBERS:
         _require(number and math.isfinite(value), name, "must be a finite number")  # type: ignore[arg-type]
         return float(value)  # type: ignore[arg-type]
-    elif name == "promote":
+    elif name in ("promote", "refit"):
         _require(isinstance(value, bool), name, "must be true or false")
     elif name == "gate":
         _require(isinstance(value, Mapping), name, "must be a table of gate settings")

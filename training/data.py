@@ -73,6 +73,10 @@ class Parts:
     clusters: Indices
     known_negatives: Indices
 
+    def seen(self, refit: bool) -> Indices:
+        """Rows that a version has seen: those of the fit; with a refit on them, those of the selection too."""
+        return np.concatenate([self.fit, self.select]) if refit else self.fit
+
 
 def part(rows: Sequence[Row], seed: int) -> Parts:
     """Split rows into fit, select and gate; near-duplicates, groups and, for pairs, held-out answers whole.

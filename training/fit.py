@@ -1,8 +1,9 @@
 """Fitting a residual head on cached base vectors: seconds on a CPU, and the best weights on unseen rows are kept."""
 
+import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +12,14 @@ import torch
 from torch import Tensor
 
 from monitoring.recipe import Recipe
-from training.batches import Indices, labelled_batches, shuffled_batches
 from training.errors import FitFailed
-from training.losses import identity_penalty, info_nce, supcon
+from training.fit_watch import Watch
 from training.modules import ResidualHead
-from training.problem import LabelledProblem, PairProblem, Problem
+from training.objective import Objective
+from training.problem import LabelledProblem, Problem, Vectors
+from training.progress import Course
 from training.selection import Selector
+from training.temperature import LEARNING_RATE, Temperature
 from training.weights import HeadWeights
 
 EVALUATIONS = 12
@@ -24,6 +27,8 @@ MAX_INTERVAL = 25
 WARM_UP = 20
 AVERAGING = 0.95
 ALPHAS = (0.5, 0.75, 1.0)
+FEW_ROWS = 25
+"""Rows of a label, on average, below which a labelled problem counts as small."""
 
 Progress = Callable[[dict[str, Any]], None]
 
@@ -36,137 +41,169 @@ class Fitted:
     report: dict[str, Any]
 
 
-def fit_head(problem: Problem, recipe: Recipe, progress: Progress) -> Fitted:
+def fit_head(
+    problem: Problem,
+    recipe: Recipe,
+    progress: Progress,
+    *,
+    replay: Vectors | None = None,
+    generic: Vectors | None = None,
+) -> Fitted:
     """Fit a head and restore its best state.
 
     AdamW with a warm-up and a cosine schedule (Loshchilov & Hutter, arXiv 1711.05101 and 1608.03983). What is scored
     and kept is a moving average of the weights (Polyak averaging), which is steadier than any single step. Every so
-    many steps the selection score is measured; the fit ends when it has not risen for `patience` measurements, at the
-    last step, or when the time budget is spent. Then the share alpha of the residual is chosen on the same split, and
-    the weights that are returned are scored once more.
+    many steps the selection score, the selection loss and the geometry are measured (`Course` and `Watch`); the fit
+    ends when neither has been better for `patience` measurements, when the vectors have collapsed, at the last step,
+    or when the time budget is spent. Then the share alpha of the residual is chosen on the same split, and the weights
+    are scored once more; with `refit` the head is fitted again, on the selection rows too, for as many steps, and
+    `select_score` stays that of the first fit. A fit whose every state has collapsed gives the base.
 
     Same problem, recipe and machine, same weights.
 
     Args:
         problem: Base vectors and roles of the rows.
-        recipe: How to fit.
+        recipe: How to fit, resolved.
         progress: Called at each measurement with {step, steps, loss, score, best}.
+        replay: (r, d) float32 base vectors of texts on which the head shall stay near the base (recipe.replay).
+        generic: (g, d) float32 base vectors on which a collapse is judged, none of them replayed. None: it is judged
+            on the selection rows alone.
 
     Raises:
         FitFailed: The loss is not finite.
+        ValueError: The recipe is not resolved, or asks for replay where there are no rows to replay.
     """
-    if recipe.temperature is None or recipe.learning_rate is None or recipe.dropout is None:
-        raise ValueError("the recipe must be resolved first")
-    torch.manual_seed(recipe.seed)
-    torch.use_deterministic_algorithms(True)
+    if recipe.replay and (replay is None or not len(replay)):
+        raise ValueError("the recipe asks for replay, and there are no rows to replay")
     started = time.monotonic()
-    head = ResidualHead(problem.vectors.shape[1], recipe.hidden, recipe.dropout)
-    decayed = [p for p in head.parameters() if p.ndim > 1]
-    others = [p for p in head.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": recipe.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        lr=recipe.learning_rate,
-    )
-    average = {name: value.detach().clone() for name, value in head.state_dict().items()}
-    scored = ResidualHead(problem.vectors.shape[1], recipe.hidden)
     selector = Selector(problem)
-    losses = _losses(problem, recipe, recipe.temperature, head)
     base_score = selector.score(lambda vectors: vectors)
     progress({"step": 0, "steps": recipe.steps, "loss": None, "score": base_score, "best": None})
 
+    steps = _Steps(problem, recipe, replay)
+    watch = Watch(problem, recipe.temperature or 0.1, recipe.gate_settings().geometry, generic)
+    course = Course(recipe.patience, steps.averaged())
     every = max(1, min(MAX_INTERVAL, recipe.steps // EVALUATIONS))
-    curve: list[tuple[int, float]] = []
-    best, best_step, best_weights = -1.0, 0, scored.weights()
     stopped = "steps"
     for step in range(1, recipe.steps + 1):
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.learning_rate * _schedule(step, recipe.steps)
-        loss = next(losses)
-        if not bool(torch.isfinite(loss)):
-            raise FitFailed(f"the loss was not finite at step {step}; lower learning_rate or raise temperature")
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        _blend(average, head, min(AVERAGING, step / (step + 10)))
+        loss = steps.take(step)
         out_of_time = time.monotonic() - started > recipe.time_budget_s
         if step % every and step < recipe.steps and not out_of_time:
             continue
-        scored.load_state_dict(average)
-        weights = scored.weights()
+        weights = steps.averaged()
+        measured = watch.measure(weights.apply)
         score = selector.score(weights.apply)
-        curve.append((step, round(score, 5)))
-        if score > best:
-            best, best_step, best_weights = score, step, weights
-        progress({"step": step, "steps": recipe.steps, "loss": float(loss.detach()), "score": score, "best": best})
-        if out_of_time:
-            stopped = "time"
-            break
-        if sum(1 for at, _ in curve if at > best_step) >= recipe.patience:
-            stopped = "patience"
+        reasons = watch.collapse(measured, weights.apply)
+        course.add(step, score, measured, weights, reasons)
+        progress({"step": step, "steps": recipe.steps, "loss": loss, "score": score, "best": course.best_score})
+        if reasons or out_of_time or course.exhausted:
+            stopped = "collapse" if reasons else "time" if out_of_time else "patience"
             break
 
-    alpha, final_score = _choose_alpha(best_weights, recipe, selector)
+    alpha, final_score = _choose_alpha(course.best_weights, recipe, selector)
+    kept = course.best_weights
+    if recipe.refit and course.best_step:
+        kept = _refitted(problem, recipe, replay, course.best_step)
     report = {
         "base_score": round(base_score, 5),
         "select_score": round(final_score, 5),
-        "best_step": best_step,
-        "steps_run": curve[-1][0],
+        "best_step": course.best_step,
+        "steps_run": course.curve[-1][0],
         "stopped": stopped,
+        "reasons": course.reasons,
         "alpha": alpha,
-        "curve": [list(point) for point in curve],
+        "refitted": kept is not course.best_weights,
+        "dropout": dropout_of(problem, recipe),
+        "temperature": round(steps.temperature_at(course.curve[-1][0]), 5),
+        "curve": [list(point) for point in course.curve],
+        "geometry": course.geometry(watch.base),
         "seconds": round(time.monotonic() - started, 2),
     }
-    return Fitted(best_weights.scaled(alpha), report)
+    return Fitted(kept.scaled(alpha), report)
 
 
-def _losses(problem: Problem, recipe: Recipe, temperature: float, head: ResidualHead) -> Iterator[Tensor]:
-    """Endless losses, each on a fresh batch, of the head as it is when asked."""
-    rng = np.random.default_rng(recipe.seed)
-    vectors = torch.from_numpy(problem.vectors)
-    if isinstance(problem, LabelledProblem):
-        return _labelled_losses(problem, recipe, temperature, head, vectors, rng)
-    return _pair_losses(problem, recipe, temperature, head, vectors, rng)
+class _Steps:
+    """The optimiser's side of a fit: takes steps and keeps the average of the weights."""
 
-
-def _labelled_losses(
-    problem: LabelledProblem,
-    recipe: Recipe,
-    temperature: float,
-    head: ResidualHead,
-    vectors: Tensor,
-    rng: np.random.Generator,
-) -> Iterator[Tensor]:
-    rows, labels = torch.from_numpy(problem.fit), torch.from_numpy(problem.fit_labels)
-    for batch in labelled_batches(problem.fit_labels, recipe.batch_size, rng):
-        base = vectors[rows[batch]]
-        adapted = head(base)
-        loss = supcon(adapted, labels[batch], temperature)
-        yield loss + recipe.identity * identity_penalty(adapted, base)
-
-
-def _pair_losses(
-    problem: PairProblem,
-    recipe: Recipe,
-    temperature: float,
-    head: ResidualHead,
-    vectors: Tensor,
-    rng: np.random.Generator,
-) -> Iterator[Tensor]:
-    for batch in shuffled_batches(len(problem.fit_anchors), recipe.batch_size, rng):
-        anchors, positives = _ids(problem.fit_anchors[batch]), _ids(problem.fit_positives[batch])
-        given = problem.fit_negatives[batch]
-        negatives = _ids(given[given >= 0])
-        base = vectors[torch.cat([anchors, positives, negatives])]
-        adapted = head(base)
-        a, p, n = torch.split(adapted, [len(anchors), len(positives), len(negatives)])
-        loss = info_nce(
-            a, p, temperature, anchor_ids=anchors, positive_ids=positives, negatives=n, negative_ids=negatives
+    def __init__(self, problem: Problem, recipe: Recipe, replay: Vectors | None) -> None:
+        if recipe.temperature is None or recipe.learning_rate is None:
+            raise ValueError("the recipe must be resolved first")
+        torch.manual_seed(recipe.seed)
+        torch.use_deterministic_algorithms(True)
+        self._steps = recipe.steps
+        self._head = ResidualHead.of_recipe(problem.vectors.shape[1], recipe, dropout_of(problem, recipe))
+        self._temperature = Temperature(
+            recipe.temperature, recipe.temperature_schedule, recipe.temperature_end, recipe.steps
         )
-        yield loss + recipe.identity * identity_penalty(adapted, base)
+        parameters = list(self._head.parameters())
+        groups = [
+            {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+            {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        self._rates = [recipe.learning_rate, recipe.learning_rate]
+        if learned := list(self._temperature.parameters()):
+            groups.append({"params": learned, "weight_decay": 0.0})
+            self._rates.append(LEARNING_RATE)
+        self._optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        self._average = {name: value.detach().clone() for name, value in self._head.state_dict().items()}
+        self._scored = ResidualHead.of_recipe(problem.vectors.shape[1], recipe)
+        self._objective = Objective(problem, recipe, self._head, self._temperature, replay)
+
+    def take(self, step: int) -> float:
+        """One step, counted from 1; its loss. Raises FitFailed where that is not finite."""
+        for group, rate in zip(self._optimizer.param_groups, self._rates, strict=True):
+            group["lr"] = rate * _schedule(step, self._steps)
+        loss = self._objective.loss(step)
+        if not bool(torch.isfinite(loss)):
+            raise FitFailed(f"the loss was not finite at step {step}; lower learning_rate or raise temperature")
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        self._temperature.clamp()
+        _blend(self._average, self._head, min(AVERAGING, step / (step + 10)))
+        return float(loss.detach())
+
+    def averaged(self) -> HeadWeights:
+        """The average of the weights so far."""
+        self._scored.load_state_dict(self._average)
+        return self._scored.weights()
+
+    def temperature_at(self, step: int) -> float:
+        """The temperature of a step; a learned one's is the present one."""
+        return float(torch.as_tensor(self._temperature.at(step)).detach())
 
 
-def _ids(indices: Indices) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(indices, dtype=np.int64))
+def dropout_of(problem: Problem, recipe: Recipe) -> float:
+    """The recipe's dropout, or what suits the problem: the fewer rows a label has, the sooner a head knows them."""
+    if recipe.dropout is not None:
+        return recipe.dropout
+    if not isinstance(problem, LabelledProblem):
+        return 0.1
+    return 0.5 if len(problem.fit) < FEW_ROWS * len(np.unique(problem.fit_labels)) else 0.2
+
+
+def _refitted(problem: Problem, recipe: Recipe, replay: Vectors | None, steps: int) -> HeadWeights:
+    """The head after so many steps of the same schedule on the rows of the fit and the selection together."""
+
+    def both(first: str, second: str) -> Any:
+        return np.concatenate([getattr(problem, first), getattr(problem, second)])
+
+    whole: Problem
+    if isinstance(problem, LabelledProblem):
+        labels = both("fit_labels", "select_labels")
+        whole = dataclasses.replace(problem, fit=both("fit", "select"), fit_labels=labels)
+    else:
+        missing = np.full(len(problem.select_anchors), -1, np.int64)
+        whole = dataclasses.replace(
+            problem,
+            fit_anchors=both("fit_anchors", "select_anchors"),
+            fit_positives=both("fit_positives", "select_positives"),
+            fit_negatives=np.concatenate([problem.fit_negatives, missing]),
+        )
+    again = _Steps(whole, recipe, replay)
+    for step in range(1, steps + 1):
+        again.take(step)
+    return again.averaged()
 
 
 def _schedule(step: int, steps: int) -> float:

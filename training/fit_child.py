@@ -1,8 +1,8 @@
 """The child process of a fit: `python -m training.fit_child FOLDER`. Progress goes to standard output as JSON lines.
 
-It reads `problem.safetensors` and `recipe.json` and writes `weights.safetensors`, `witness.safetensors` (what torch
-gives for the selection rows) and, last, `fit.json`. It ends when its standard input is closed, so it never outlives
-the worker that holds the other end.
+It reads `problem.safetensors`, `generic.safetensors` and `recipe.json` and writes `weights.safetensors`,
+`witness.safetensors` (what torch gives for the selection rows) and, last, `fit.json`. It ends when its standard input
+is closed, so it never outlives the worker that holds the other end.
 """
 
 import json
@@ -33,7 +33,8 @@ def run(folder: WorkFolder) -> None:
     task = problem.from_bytes(folder.read("problem.safetensors"))
     kind = RowKind.LABELLED if isinstance(task, problem.LabelledProblem) else RowKind.PAIRS
     recipe = Recipe.from_mapping(folder.read_json("recipe.json")).resolved(kind)
-    fitted = fit_head(task, recipe, tell)
+    apart = folder.read_arrays("generic.safetensors")
+    fitted = fit_head(task, recipe, tell, replay=apart["replayed"], generic=apart["judged"])
     rows = np.arange(min(WITNESSES, len(task.vectors)))
     with torch.no_grad():
         witness = ResidualHead.from_weights(fitted.weights)(torch.from_numpy(task.vectors[rows])).numpy()

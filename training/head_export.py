@@ -1,4 +1,4 @@
-"""A fitted head as an ONNX graph: built node by node, so that it holds exactly the seven operators it needs."""
+"""A fitted head as an ONNX graph: built node by node, so that it holds exactly the operators it needs."""
 
 import math
 
@@ -26,7 +26,11 @@ def export_head(weights: HeadWeights) -> bytes:
     }
     nodes = [helper.make_node("Mul", ["base", "scale"], ["scaled"])]
     inner = "scaled"
-    if weights.hidden_weight is not None and weights.hidden_bias is not None:
+    if weights.hidden_weight is not None and weights.hidden_bias is None:
+        constants["hidden.weight"] = weights.hidden_weight.T
+        nodes.append(helper.make_node("Gemm", [inner, "hidden.weight"], ["hidden"]))
+        inner = "hidden"
+    elif weights.hidden_weight is not None:
         constants |= {"hidden.weight": weights.hidden_weight.T, "hidden.bias": weights.hidden_bias}
         nodes += [
             helper.make_node("Gemm", [inner, "hidden.weight", "hidden.bias"], ["hidden"]),

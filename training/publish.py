@@ -119,14 +119,16 @@ def _manifest(context: JobContext, graph: bytes, parity: Parity) -> HeadManifest
 def reference(context: JobContext) -> None:
     """Build what drift is measured against: fitted rows as index, held-out rows as calibration and replay.
 
-    No held-out row was fitted on; the selection rows did choose the step at which the fit stopped, and alpha.
+    No held-out row was fitted on; the selection rows did choose the step at which the fit stopped, and alpha. Where the
+    head was fitted once more, on them too, they are fitted rows.
     """
     corpus, parts = context.corpus(), context.parts()
     base, _ = context.vectors()
     vectors = context.weights().apply(base)
-    held_out = np.concatenate([parts.select, parts.gate])
+    refit = context.recipe.refit
+    held_out = parts.gate if refit else np.concatenate([parts.select, parts.gate])
     calibration, replay = split_held_out(len(held_out), seed=context.recipe.seed, clusters=parts.clusters[held_out])
-    fit_texts, ids, labels = _fit_items(corpus, parts.fit)
+    fit_texts, ids, labels = _fit_items(corpus, parts.seen(refit))
     built = Reference.build(
         fit=vectors[fit_texts],
         fit_ids=ids,

@@ -13,7 +13,6 @@ import numpy as np
 from encoder.adapters import Head
 from encoder.encoder import Encoder
 from monitoring.gate import Contender, judge
-from monitoring.quality import Scores, label_scores, pair_scores
 from monitoring.recipe import Recipe
 from registry import backbones, datasets, jobs, versions
 from registry.jobs import Job
@@ -22,8 +21,9 @@ from registry.row import RowKind
 from training import problem
 from training.child import FitProcess
 from training.crash import crash_point
-from training.data import Corpus, GateItems, Parts, fit_problem, gate_items, part
+from training.data import Corpus, Parts, fit_problem, gate_items, part
 from training.errors import DataRefused, JobCancelled
+from training.evaluation import generic_parts, groups_of, item_scores, leakage_of
 from training.files import WorkFolder
 from training.fitted import FILE as FITTED
 from training.fitted import fitted_by, fitted_bytes, without_fitted
@@ -153,7 +153,7 @@ def snapshot(context: JobContext) -> None:
     if fitted is not None:
         parts = without_fitted(parts, rows, fitted)
     context.folder.write_arrays("parts.safetensors", {f.name: getattr(parts, f.name) for f in fields(parts)})
-    context.folder.write(FITTED, fitted_bytes(rows, parts.fit))
+    context.folder.write(FITTED, fitted_bytes(rows, parts.seen(recipe.refit)))
     context.folder.write_json("recipe.json", recipe.to_dict())
     facts = {
         "backbone": digest,
@@ -208,8 +208,10 @@ def fit(context: JobContext) -> None:
     """Fit the head in a child process."""
     if not context.folder.has("fit.json"):
         context.tell("fit", 0.0, "starting the fit")
-        vectors, _ = context.vectors()
+        vectors, generic = context.vectors()
         task = fit_problem(context.corpus(), context.parts(), vectors)
+        judged, replayed = generic_parts(generic, context.recipe)
+        context.folder.write_arrays("generic.safetensors", {"judged": judged, "replayed": replayed})
         context.folder.write("problem.safetensors", problem.to_bytes(task))
         process = FitProcess(context.folder.path)
         context.keeper.keep(process)
@@ -233,6 +235,7 @@ def evaluate(context: JobContext) -> None:
     context.tell("evaluate", 0.0, "scoring candidate, champion and base")
     items = gate_items(context.corpus(), context.parts())
     base, generic = context.vectors()
+    generic, _ = generic_parts(generic, context.recipe)
     weights = context.weights()
     arrays: dict[str, Any] = {"clusters": items.clusters, "generic.base": generic}
     contenders = {"base": base, "candidate": weights.apply(base)}
@@ -241,20 +244,15 @@ def evaluate(context: JobContext) -> None:
     if champion is not None:
         contenders["champion"] = Head.open(champion["digest"], context.registry.fetch).apply(base)
     means: dict[str, dict[str, float]] = {}
+    calibrations: dict[str, Any] = {}
     for name, vectors in contenders.items():
-        scores = _scores(items, vectors)
+        scores, calibrations[name] = item_scores(context.corpus(), context.parts(), items, vectors)
         means[name] = {metric: round(float(values.mean()), 5) for metric, values in scores.items()}
         arrays |= {f"scores.{name}.{metric}": values for metric, values in scores.items()}
     context.folder.write_arrays("scores.safetensors", arrays)
     context.folder.write_json("means.json", means)
-    context.tell("evaluate", 1.0, f"{len(items.queries)} gate items", {"evaluation": means})
-
-
-def _scores(items: GateItems, vectors: Vectors) -> dict[str, Scores]:
-    index, queries = vectors[items.index], vectors[items.queries]
-    if items.relevant:
-        return pair_scores(index, queries, items.relevant)
-    return label_scores(index, items.index_labels, queries, items.query_labels)
+    facts = {"evaluation": means, "calibration": calibrations}
+    context.tell("evaluate", 1.0, f"{len(items.queries)} gate items", facts)
 
 
 def gate(context: JobContext) -> None:
@@ -272,6 +270,8 @@ def gate(context: JobContext) -> None:
         contenders["base"],
         settings=context.recipe.gate_settings(),
         clusters=arrays["clusters"],
+        groups=groups_of(gate_items(context.corpus(), context.parts())),
+        leakage=leakage_of(context.corpus(), context.parts(), context.recipe),
     )
     context.folder.write_json("verdict.json", verdict.to_json())
     context.tell("gate", 1.0, f"verdict: {verdict.outcome.value}")

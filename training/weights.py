@@ -16,15 +16,16 @@ Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, eq=False)
 class HeadWeights:
-    """`z = normalise(x + out(gelu(hidden(x * sqrt(d)))))`; without a hidden layer, `normalise(x + out(x * sqrt(d)))`.
+    """`z = normalise(x + out(inner(x * sqrt(d))))`, with `inner` one of three shapes.
 
-    The factor sqrt(d) brings the components of a unit vector to unit size, which is what layers are initialised for.
+    An mlp has `gelu(hidden(.))`; a low-rank residual has `hidden(.)` without bias; a linear one leaves it out. The
+    factor sqrt(d) brings the components of a unit vector to unit size, which is what layers are initialised for.
 
     Attributes:
-        out_weight: (d, h) float32, or (d, d) without a hidden layer.
+        out_weight: (d, h) float32, or (d, d) where there is no hidden layer.
         out_bias: (d,) float32.
-        hidden_weight: (h, d) float32, or None.
-        hidden_bias: (h,) float32, or None.
+        hidden_weight: (h, d) float32, or None in a linear residual.
+        hidden_bias: (h,) float32 in an mlp, else None.
     """
 
     out_weight: Array
@@ -40,8 +41,10 @@ class HeadWeights:
     def apply(self, base: Array) -> Array:
         """Adapted vectors: (n, d) float32 unit rows to (n, d) float32 unit rows."""
         inner = base * np.float32(math.sqrt(self.dimension))
-        if self.hidden_weight is not None and self.hidden_bias is not None:
-            inner = inner @ self.hidden_weight.T + self.hidden_bias
+        if self.hidden_weight is not None:
+            inner = inner @ self.hidden_weight.T
+        if self.hidden_bias is not None:
+            inner = inner + self.hidden_bias
             inner = inner * np.float32(0.5) * (1 + erf(inner * np.float32(math.sqrt(0.5))))
         moved = base + inner @ self.out_weight.T + self.out_bias
         norms = np.maximum(np.linalg.norm(moved, axis=1, keepdims=True), np.float32(1e-12))
@@ -55,8 +58,10 @@ class HeadWeights:
     def to_bytes(self) -> bytes:
         """One safetensors file."""
         tensors = {"out.weight": self.out_weight, "out.bias": self.out_bias}
-        if self.hidden_weight is not None and self.hidden_bias is not None:
-            tensors |= {"hidden.weight": self.hidden_weight, "hidden.bias": self.hidden_bias}
+        if self.hidden_weight is not None:
+            tensors["hidden.weight"] = self.hidden_weight
+        if self.hidden_bias is not None:
+            tensors["hidden.bias"] = self.hidden_bias
         return safetensors.numpy.save({name: np.ascontiguousarray(array) for name, array in tensors.items()})
 
     @classmethod

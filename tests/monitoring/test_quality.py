@@ -5,7 +5,7 @@ import pytest
 from sklearn.metrics import ndcg_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from monitoring import quality
+from monitoring import quality, significance
 from monitoring.errors import VectorsRefused
 
 
@@ -93,7 +93,7 @@ def test_the_interval_covers_as_often_as_it_says(kind: str) -> None:
             difference, truth = rng.choice([-1.0, 0.0, 1.0], 300, p=[0.05, 0.85, 0.10]), 0.05
         else:
             difference, truth = rng.beta(2, 2, 130) - rng.beta(2, 2, 130) + 0.02, 0.02
-        interval = quality.paired_bootstrap(difference, seed=seed, n=1000)
+        interval = significance.paired_bootstrap(difference, seed=seed, n=1000)
         covered += interval.low <= truth <= interval.high
     assert 0.91 <= covered / 400 <= 0.985
 
@@ -104,20 +104,9 @@ def test_clusters_widen_the_interval_to_honest_coverage() -> None:
     alone = together = 0
     for seed in range(200):
         difference = np.repeat(rng.normal(size=60), 5) + 0.3 * rng.normal(size=300)
-        first = quality.paired_bootstrap(difference, seed=seed, n=500)
-        second = quality.paired_bootstrap(difference, marks, seed=seed, n=500)
+        first = significance.paired_bootstrap(difference, seed=seed, n=500)
+        second = significance.paired_bootstrap(difference, marks, seed=seed, n=500)
         alone += first.low <= 0 <= first.high
         together += second.low <= 0 <= second.high
     assert together / 200 >= 0.89
     assert alone / 200 <= 0.75
-
-
-def test_the_bootstrap_is_seeded_and_refuses_nonsense() -> None:
-    difference = np.random.default_rng(0).normal(size=50)
-    assert quality.paired_bootstrap(difference, seed=1) == quality.paired_bootstrap(difference, seed=1)
-    assert quality.paired_bootstrap(difference, seed=1) != quality.paired_bootstrap(difference, seed=2)
-    for bad in ([], [np.nan], [[1.0]]):
-        with pytest.raises(VectorsRefused):
-            quality.paired_bootstrap(bad)
-    with pytest.raises(VectorsRefused, match="one mark"):
-        quality.paired_bootstrap([1.0, 2.0], [1])

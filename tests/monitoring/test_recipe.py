@@ -33,6 +33,19 @@ def test_what_is_left_open_depends_on_the_rows() -> None:
         Recipe(loss="infonce").resolved(RowKind.LABELLED)
 
 
+def test_losses_and_shapes_are_resolved_once_and_stay() -> None:
+    assert Recipe(loss="triplet").resolved(RowKind.LABELLED).loss == "triplet"
+    for kind in (RowKind.LABELLED, RowKind.PAIRS):
+        hard = Recipe(loss="debiased", shape="low_rank").resolved(kind)
+        assert (hard.loss, hard.shape) == ("debiased", "low_rank")
+        assert hard.temperature == Recipe().resolved(kind).temperature
+        assert hard.resolved(kind) == hard
+    with pytest.raises(RecipeRefused, match='"triplet" is not for pairs rows'):
+        Recipe(loss="triplet").resolved(RowKind.PAIRS)
+    shapes = {hidden: Recipe(hidden=hidden).resolved(RowKind.PAIRS).shape for hidden in (0, 64)}
+    assert shapes == {0: "linear", 64: "mlp"}
+
+
 @pytest.mark.parametrize(
     ("mapping", "said"),
     [
@@ -44,8 +57,27 @@ def test_what_is_left_open_depends_on_the_rows() -> None:
         ({"learning_rate": float("nan")}, "learning_rate must be a finite number"),
         ({"temperature": 0}, "temperature must lie"),
         ({"promote": 1}, "promote must be true or false"),
+        ({"refit": "yes"}, "refit must be true or false"),
         ({"method": "lora"}, 'method must be "head"'),
-        ({"loss": "triplet"}, "loss must be"),
+        ({"loss": "hinge"}, 'loss must be "auto", "supcon", "infonce", "debiased" or "triplet"'),
+        ({"shape": "deep"}, 'shape must be "auto", "linear", "low_rank" or "mlp"'),
+        ({"shape": "mlp", "hidden": 0}, "hidden must be above 0"),
+        ({"rank": 0}, "rank must lie between 1 and 1024"),
+        ({"rank": 8.0}, "rank must be a whole number"),
+        ({"margin": -0.1}, "margin must lie between 0 and 2"),
+        ({"prior": 1}, "prior must lie in"),
+        ({"hardness": "very"}, "hardness must be a finite number"),
+        ({"temperature_schedule": "steps"}, "temperature_schedule must be"),
+        ({"temperature_schedule": "cosine"}, "temperature_end goes with the schedules"),
+        ({"temperature_end": 0.05}, "temperature_end goes with the schedules"),
+        ({"temperature_schedule": "linear", "temperature_end": 3}, "temperature_end must lie between 0.005 and 2"),
+        ({"hard_negatives": 65}, "hard_negatives must lie between 0 and 64"),
+        ({"refresh": 0}, "refresh must lie between"),
+        ({"positive_share": 0.2}, "positive_share must lie between 0.5 and 1"),
+        ({"random_share": 1.5}, "random_share must lie between 0 and 1"),
+        ({"replay": 101}, "replay must lie between"),
+        ({"spread": True}, "spread must be a finite number"),
+        ({"covariance": None}, "covariance must be a finite number"),
         ({"alpha": 0}, "alpha must lie"),
         ({"gate": {"effect": 1}}, "unknown gate field effect"),
         ({"gate": {"min_effect": "much"}}, "gate.min_effect must be a finite number"),

@@ -24,7 +24,11 @@ from training.weights import HeadWeights
 def folder(tmp_path: Path, labelled_problem: Callable[..., LabelledProblem]) -> WorkFolder:
     work = WorkFolder(tmp_path / "job")
     work.create()
-    work.write("problem.safetensors", problem.to_bytes(labelled_problem()))
+    task = labelled_problem()
+    work.write("problem.safetensors", problem.to_bytes(task))
+    draw = np.random.default_rng(7).normal(size=(60, task.vectors.shape[1])).astype(np.float32)
+    apart = draw / np.linalg.norm(draw, axis=1, keepdims=True)
+    work.write_arrays("generic.safetensors", {"judged": apart[::2], "replayed": apart[1::2]})
     return work
 
 
@@ -48,6 +52,19 @@ def test_a_fit_leaves_weights_report_and_witness(folder: WorkFolder) -> None:
     assert isinstance(ResidualHead.from_weights(weights), ResidualHead)
     assert folder.read_json("fit.json")["steps_run"] == 12
     assert not list(folder.path.glob("*.part"))
+
+
+def test_replay_keeps_the_head_near_the_base_elsewhere(folder: WorkFolder) -> None:
+    apart = folder.read_arrays("generic.safetensors")["judged"]
+    kept = []
+    for replay in (0.0, 50.0):
+        (folder.path / "fit.json").unlink(missing_ok=True)
+        recipe = Recipe(steps=40, hidden=16, patience=100, alpha=1.0, replay=replay)
+        folder.write_json("recipe.json", recipe.to_dict())
+        FitProcess(folder.path).wait(lambda message: None, lambda: None, 60)
+        adapted = HeadWeights.from_bytes(folder.read("weights.safetensors")).apply(apart)
+        kept.append(float((adapted * apart).sum(axis=1).mean()))
+    assert kept[1] > kept[0]
 
 
 def test_a_cancel_ends_the_process_group_at_once(folder: WorkFolder) -> None:

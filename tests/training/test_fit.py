@@ -12,7 +12,7 @@ from monitoring.errors import VectorsRefused
 from monitoring.quality import knn_accuracy
 from monitoring.recipe import Recipe
 from registry.row import RowKind
-from training.fit import ALPHAS, fit_head
+from training.fit import ALPHAS, dropout_of, fit_head
 from training.problem import LabelledProblem, PairProblem
 from training.selection import Selector
 
@@ -122,3 +122,112 @@ def test_the_share_kept_is_the_smallest_within_one_standard_error(
     kept = fit_head(problem, LABELS, quiet)
     assert kept.report["alpha"] == min(near)
     assert kept.report["select_score"] == pytest.approx(float(items[min(near)].mean()), abs=1e-4)
+
+
+@pytest.mark.parametrize("shape", ["linear", "low_rank", "mlp"])
+def test_every_shape_helps(shape: str, labelled_problem: Callable[..., LabelledProblem]) -> None:
+    recipe = dataclasses.replace(LABELS, shape=shape, rank=16)
+    fitted = fit_head(labelled_problem(), recipe, quiet)
+    assert fitted.report["select_score"] > fitted.report["base_score"] + 0.02
+    hidden = fitted.weights.hidden_weight
+    assert (None if hidden is None else len(hidden)) == {"linear": None, "low_rank": 16, "mlp": 96}[shape]
+
+
+VARIANTS = [
+    {"loss": "debiased", "prior": 0.02},
+    {"hard_negatives": 3, "refresh": 10},
+    {"temperature_schedule": "cosine", "temperature_end": 0.05},
+    {"temperature_schedule": "learned"},
+    {"spread": 1.0, "covariance": 0.01},
+]
+
+
+@pytest.mark.parametrize("fields", VARIANTS, ids=lambda fields: next(iter(fields)))
+@pytest.mark.parametrize("kind", ["labels", "pairs"])
+def test_every_variant_helps_and_is_reproducible(
+    kind: str,
+    fields: dict[str, Any],
+    labelled_problem: Callable[..., LabelledProblem],
+    pair_problem: Callable[..., PairProblem],
+) -> None:
+    problem = labelled_problem() if kind == "labels" else pair_problem()
+    recipe = dataclasses.replace(LABELS if kind == "labels" else PAIRS, steps=60, **fields)
+    first, second = (fit_head(problem, recipe, quiet) for _ in range(2))
+    assert first.report["select_score"] > first.report["base_score"] + 0.02
+    assert first.weights.to_bytes() == second.weights.to_bytes()
+
+
+def test_triplets_help_labels(labelled_problem: Callable[..., LabelledProblem]) -> None:
+    report = fit_head(labelled_problem(), dataclasses.replace(LABELS, loss="triplet"), quiet).report
+    assert report["select_score"] > report["base_score"]
+
+
+def test_a_learned_temperature_moves_and_is_reported(labelled_problem: Callable[..., LabelledProblem]) -> None:
+    learned = fit_head(labelled_problem(), dataclasses.replace(LABELS, temperature_schedule="learned"), quiet)
+    fixed = fit_head(labelled_problem(), LABELS, quiet)
+    assert fixed.report["temperature"] == LABELS.temperature
+    assert 0.01 <= learned.report["temperature"] <= 0.5
+    assert abs(learned.report["temperature"] - 0.1) > 1e-3
+
+
+def test_the_shape_of_the_vectors_is_reported_at_each_evaluation(
+    labelled_problem: Callable[..., LabelledProblem],
+) -> None:
+    report = fit_head(labelled_problem(), LABELS, quiet).report
+    table = report["geometry"]
+    assert table["step"] == [0] + [step for step, _ in report["curve"]]
+    for name in ("alignment", "uniformity", "effective_rank", "mean_pair_cosine", "foreign_cosine", "loss"):
+        assert len(table[name]) == len(table["step"])
+    assert table["alignment"][-1] < table["alignment"][0]
+    assert table["loss"][-1] < table["loss"][0]
+    assert report["reasons"] == []
+
+
+def test_a_collapse_stops_the_fit_and_keeps_what_came_before(
+    labelled_problem: Callable[..., LabelledProblem],
+) -> None:
+    problem = labelled_problem()
+    strict = dataclasses.replace(LABELS, gate={"geometry": {"min_overlap": 1.0}})
+    generic = problem.vectors[problem.select][:60]
+    tight = dataclasses.replace(LABELS, gate={"geometry": {"max_uniformity_rise": 0.0, "min_rank_ratio": 1.0}})
+    fitted = fit_head(problem, tight, quiet, generic=generic)
+    assert fitted.report["stopped"] == "collapse"
+    assert fitted.report["reasons"]
+    assert fitted.report["best_step"] < fitted.report["steps_run"]
+    assert fit_head(problem, strict, quiet).report["stopped"] != "collapse"
+
+
+def test_replay_keeps_other_texts_where_they_were(labelled_problem: Callable[..., LabelledProblem]) -> None:
+    problem = labelled_problem()
+    rng = np.random.default_rng(9)
+    replay = rng.normal(size=(300, problem.vectors.shape[1])).astype(np.float32)
+    replay /= np.linalg.norm(replay, axis=1, keepdims=True)
+    recipe = dataclasses.replace(LABELS, alpha=1.0)
+
+    def moved(fitted: Any) -> float:
+        return float(np.linalg.norm(fitted.weights.apply(replay) - replay, axis=1).mean())
+
+    free = fit_head(problem, recipe, quiet, replay=replay)
+    held = fit_head(problem, dataclasses.replace(recipe, replay=10.0), quiet, replay=replay)
+    assert moved(held) < 0.8 * moved(free)
+    with pytest.raises(ValueError, match="no rows to replay"):
+        fit_head(problem, dataclasses.replace(recipe, replay=1.0), quiet)
+
+
+@pytest.mark.parametrize("kind", ["labels", "pairs"])
+def test_a_refit_learns_from_the_selection_rows_too(
+    kind: str, labelled_problem: Callable[..., LabelledProblem], pair_problem: Callable[..., PairProblem]
+) -> None:
+    problem: Any = labelled_problem() if kind == "labels" else pair_problem()
+    recipe = dataclasses.replace(LABELS if kind == "labels" else PAIRS, alpha=1.0, steps=60)
+    once = fit_head(problem, recipe, quiet)
+    again = fit_head(problem, dataclasses.replace(recipe, refit=True), quiet)
+    assert (once.report["refitted"], again.report["refitted"]) == (False, True)
+    assert again.report["select_score"] == once.report["select_score"]
+    assert Selector(problem).score(again.weights.apply) > once.report["select_score"]
+
+
+def test_dropout_follows_the_rows_of_a_label(labelled_problem: Callable[..., LabelledProblem]) -> None:
+    few, many = labelled_problem(per_class=20), labelled_problem(per_class=60)
+    assert [dropout_of(problem, LABELS) for problem in (few, many)] == [0.5, 0.2]
+    assert dropout_of(few, dataclasses.replace(LABELS, dropout=0.3)) == 0.3

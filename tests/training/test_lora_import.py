@@ -19,6 +19,7 @@ from training.lora_import import LoraRefused, import_lora
 from training.parity import parity_texts
 from training.peft_folder import CONFIG, TENSORS, read_folder
 from training.peft_reference import find_source
+from training.sentence import padded
 from training.sources import PACKAGED_SHA256, ExportRefused, open_source
 
 SITE = "base_model.model.encoder.layer.0.attention.self.query"
@@ -87,10 +88,10 @@ def peft_vectors(folder, texts, tokenizer):
     with quietly():
         base = transformers.AutoModel.from_pretrained(open_source(None).folder)
         model = PeftModel.from_pretrained(base, folder).eval()
-    ids, mask = tokenizer.pad(tokenizer.encode(texts).ids)
+    ids, mask = padded(tokenizer.encode(texts).ids)
     with torch.inference_mode():
-        hidden = model(input_ids=torch.from_numpy(ids), attention_mask=torch.from_numpy(mask)).last_hidden_state
-        weights = torch.from_numpy(mask).unsqueeze(-1).float()
+        hidden = model(input_ids=ids, attention_mask=mask).last_hidden_state
+        weights = mask.unsqueeze(-1).float()
         return torch.nn.functional.normalize((hidden * weights).sum(1) / weights.sum(1)).numpy()
 
 
@@ -116,10 +117,10 @@ def test_an_adapter_with_every_allowed_setting_gives_pefts_vectors(registry, bac
     assert manifest.parity.max_abs_difference < 1e-5
     encoder = Encoder.open(backbone, registry.fetch, provider="cpu")
     lora = Lora.open(manifest.digest, held.__getitem__)
-    feed = encoder.tokenizer.pad(encoder.tokenizer.encode(TEXTS).ids)
-    found = encoder.forward_adapted(*feed, [lora] * len(TEXTS))
+    feed = encoder.tokenizer.encode(TEXTS).ids
+    found = encoder.forward_adapted(feed, [lora] * len(TEXTS))
     np.testing.assert_allclose(found, peft_vectors(folder, TEXTS, encoder.tokenizer), atol=1e-5)
-    assert np.abs(found - encoder.session.run(*feed)).max() > 1e-2
+    assert np.abs(found - encoder.session.run(feed)).max() > 1e-2
 
 
 def test_an_adapter_that_was_really_trained_on_a_model_around_the_encoder(registry, backbone, few_texts, tmp_path):

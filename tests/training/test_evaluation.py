@@ -1,0 +1,86 @@
+"""What the gate is told: scores of every item, calibration, groups, and whether a judged row was fitted on."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from monitoring.recipe import Recipe
+from registry.row import Row, RowKind
+from training.data import Corpus, gate_items, part
+from training.evaluation import generic_parts, groups_of, item_scores, leakage_of
+
+LABELS = ("refund", "card", "login")
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    rows = [
+        Row(text=f"{label} question number {n} about {n * 7 % 13} things", label=label)
+        for label in LABELS
+        for n in range(60)
+    ]
+    return Corpus.of(rows, RowKind.LABELLED), part(rows, seed=0)
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    rows = [
+        Row(anchor=f"how do I do thing {n} of {n * n}", positive=f"thing {n} is done by step {n * 3}")
+        for n in range(120)
+    ]
+    return Corpus.of(rows, RowKind.PAIRS), part(rows, seed=0)
+
+
+def vectors_of(corpus, spread):
+    """Unit vectors around one direction a label, or a pair."""
+    draw = np.random.default_rng(0)
+    centres = draw.normal(size=(len(corpus.texts), 32))
+    if corpus.labels:
+        by_label = dict(zip(LABELS, draw.normal(size=(3, 32)), strict=True))
+        centres = np.stack([by_label[label] for label in corpus.labels])
+    else:
+        centres[corpus.positive] = centres[corpus.subject]
+    noisy = centres + spread * draw.normal(size=centres.shape)
+    return (noisy / np.linalg.norm(noisy, axis=1, keepdims=True)).astype(np.float32)
+
+
+def test_labels_are_scored_calibrated_and_grouped(labelled):
+    corpus, parts = labelled
+    items = gate_items(corpus, parts)
+    good, calibration = item_scores(corpus, parts, items, vectors_of(corpus, 0.3))
+    bad, worse = item_scores(corpus, parts, items, vectors_of(corpus, 4.0))
+    assert {"ndcg_at_10", "knn_accuracy", "nn_accuracy", "mrr_at_10", "recall_at_10", "calibration"} <= good.keys()
+    assert all(len(scores) == len(items.queries) for scores in good.values())
+    assert all(
+        good[name].mean() > bad[name].mean() for name in ("ndcg_at_10", "knn_accuracy", "mrr_at_10", "calibration")
+    )
+    assert 0 < calibration["temperature"] < worse["temperature"]
+    assert groups_of(items) == {"label": items.query_labels}
+
+
+def test_pairs_are_scored_without_probabilities(pairs):
+    corpus, parts = pairs
+    items = gate_items(corpus, parts)
+    scores, calibration = item_scores(corpus, parts, items, vectors_of(corpus, 0.1))
+    assert scores["nn_accuracy"].mean() > 0.9
+    assert (calibration, groups_of(items)) == (None, None)
+
+
+def test_a_split_has_no_leak_and_a_row_on_both_sides_is_one(labelled, pairs):
+    for corpus, parts in (labelled, pairs):
+        for refit in (False, True):
+            assert leakage_of(corpus, parts, Recipe(refit=refit)).rows == ()
+        leaking = dataclasses.replace(parts, fit=np.append(parts.fit, parts.judged[3]))
+        found = leakage_of(corpus, leaking, Recipe())
+        assert 3 in found.rows
+        assert not found.reason().ok
+
+
+def test_what_is_replayed_judges_no_collapse():
+    generic = np.eye(10, dtype=np.float32)
+    judged, replayed = generic_parts(generic, Recipe(replay=1.0))
+    assert not (judged @ replayed.T).any()
+    assert len(judged) + len(replayed) == 10
+    judged, replayed = generic_parts(generic, Recipe())
+    assert (len(judged), len(replayed)) == (10, 0)

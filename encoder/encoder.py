@@ -11,7 +11,8 @@ from encoder.batch import Batch, TokenIds, plan_batches
 from encoder.errors import ArtifactRefused, InputRefused
 from encoder.graph import check_graph
 from encoder.lora import Lora
-from encoder.manifest import BackboneManifest, Fetch, Probes, load_files, load_manifest_bytes
+from encoder.manifest import BackboneManifest, Fetch, load_files, load_manifest_bytes
+from encoder.probes import Probes
 from encoder.retrieval import Retrieval
 from encoder.runtime import (
     BAR,

@@ -10,7 +10,8 @@ from safetensors import SafetensorError
 from encoder.errors import ArtifactRefused
 from encoder.lora_graph import slots_of
 from encoder.lora_manifest import LoraManifest
-from encoder.manifest import Fetch, Probes, load_files, load_manifest_bytes
+from encoder.manifest import Fetch, load_files, load_manifest_bytes
+from encoder.probes import Probes
 
 Matrix = npt.NDArray[np.float32]
 Pair = tuple[Matrix, Matrix]

@@ -1,19 +1,14 @@
-"""What an exported model consists of: manifests that name every file by digest, and probes that prove it runs right.
+"""What an exported model consists of: manifests that name every file by digest.
 
 A manifest is canonical JSON; the sha256 of its bytes is the identity of the backbone or the version.
 """
 
-import base64
-import binascii
 import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, asdict, dataclass, field, fields, is_dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, get_origin, get_type_hints
-
-import numpy as np
-import numpy.typing as npt
 
 from encoder.batch import PACKED_INPUTS, PADDED_INPUTS
 from encoder.errors import ArtifactRefused
@@ -221,46 +216,6 @@ class HeadManifest:
         if manifest.dimension < 1:
             raise ArtifactRefused("head manifest: dimension must be at least 1")
         return manifest
-
-
-@dataclass(frozen=True, slots=True)
-class Probes:
-    """Texts with the vectors the exported graph gave for them: what a loaded model must reproduce.
-
-    Attributes:
-        texts: The probe texts.
-        vectors: (n, d) float32, unit rows.
-    """
-
-    texts: tuple[str, ...]
-    vectors: npt.NDArray[np.float32]
-
-    def to_bytes(self) -> bytes:
-        """JSON with the vectors as base64 of little-endian float32."""
-        raw = np.ascontiguousarray(self.vectors, dtype="<f4").tobytes()
-        return canonical(
-            {"texts": list(self.texts), "dimension": self.vectors.shape[1], "vectors": base64.b64encode(raw).decode()}
-        )
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> "Probes":
-        """Read probes.
-
-        Raises:
-            ArtifactRefused: Not probes, or the vectors are not finite unit rows, one a text.
-        """
-        value = json_object(data, "probes.json")
-        try:
-            texts, dimension = value["texts"], value["dimension"]
-            raw = base64.b64decode(value["vectors"], validate=True)
-            vectors = np.frombuffer(raw, dtype="<f4").reshape(len(texts), dimension).astype(np.float32)
-        except (KeyError, TypeError, ValueError, binascii.Error) as error:
-            raise ArtifactRefused("probes.json does not hold texts and as many vectors") from error
-        if not texts or not all(isinstance(text, str) for text in texts):
-            raise ArtifactRefused("probes.json does not hold texts")
-        if not np.allclose(np.linalg.norm(vectors, axis=1), 1.0, atol=1e-3):
-            raise ArtifactRefused("probes.json holds vectors that are not of unit length")
-        return cls(tuple(texts), vectors)
 
 
 def load_manifest_bytes(digest: str, fetch: Fetch) -> bytes:

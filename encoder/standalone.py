@@ -14,7 +14,8 @@ from encoder.errors import ArtifactRefused
 from encoder.graph import check_graph
 from encoder.lora import Lora, Pair
 from encoder.lora_graph import linear_sites
-from encoder.manifest import Fetch, Parity, Probes, load_files
+from encoder.manifest import Fetch, Parity, load_files
+from encoder.probes import Probes
 from encoder.runtime import OUTPUT, Run, Vectors, open_session
 from encoder.tokens import Tokenizer
 

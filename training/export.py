@@ -19,7 +19,8 @@ from encoder.batch import arrange, plan_batches
 from encoder.encoder import INT8_FILE, Encoder
 from encoder.errors import EncoderError
 from encoder.graph import check_graph
-from encoder.manifest import INPUTS, BackboneManifest, FileEntry, Parity, PrecisionFacts, Probes, Store, sha256
+from encoder.manifest import INPUTS, BackboneManifest, FileEntry, Parity, PrecisionFacts, Store, sha256
+from encoder.probes import Probes
 from encoder.runtime import OUTPUT, Run, open_session
 from encoder.tokens import Tokenizer, encodable
 from registry.names import valid_backbone_name

@@ -57,7 +57,7 @@ def fit_head(
     ends when neither has been better for `patience` measurements, when the vectors have collapsed, at the last step,
     or when the time budget is spent. Then the share alpha of the residual is chosen on the same split, and the weights
     are scored once more; with `refit` the head is fitted again, on the selection rows too, for as many steps, and
-    `select_score` stays that of the first fit. A fit whose every state has collapsed gives the base.
+    `select_score` stays that of the first fit.
 
     Same problem, recipe and machine, same weights.
 
@@ -70,7 +70,7 @@ def fit_head(
             on the selection rows alone.
 
     Raises:
-        FitFailed: The loss is not finite.
+        FitFailed: The loss is not finite, or every state has collapsed.
         ValueError: The recipe is not resolved, or asks for replay where there are no rows to replay.
     """
     if recipe.replay and (replay is None or not len(replay)):
@@ -84,6 +84,8 @@ def fit_head(
     watch = Watch(problem, recipe.temperature or 0.1, recipe.gate_settings().geometry, generic)
     course = Course(recipe.patience, steps.averaged())
     every = max(1, min(MAX_INTERVAL, recipe.steps // EVALUATIONS))
+    # Of the residual at least this share is kept: what collapses with that much of it collapses in any case.
+    least = min(ALPHAS) if recipe.alpha is None else recipe.alpha
     stopped = "steps"
     for step in range(1, recipe.steps + 1):
         loss = steps.take(step)
@@ -93,13 +95,17 @@ def fit_head(
         weights = steps.averaged()
         measured = watch.measure(weights.apply)
         score = selector.score(weights.apply)
-        reasons = watch.collapse(measured, weights.apply)
+        reasons = watch.collapse(weights.scaled(least).apply)
         course.add(step, score, measured, weights, reasons)
         progress({"step": step, "steps": recipe.steps, "loss": loss, "score": score, "best": course.best_score})
         if reasons or out_of_time or course.exhausted:
             stopped = "collapse" if reasons else "time" if out_of_time else "patience"
             break
 
+    if course.reasons and not course.best_step:
+        raise FitFailed(
+            f"the vectors collapsed from the start: {course.reasons[0]}; lower learning_rate, or set replay or identity"
+        )
     alpha, final_score = _choose_alpha(course.best_weights, recipe, selector)
     kept = course.best_weights
     if recipe.refit and course.best_step:

@@ -5,6 +5,7 @@ one number alone, the mean cosine of foreign rows: labels rightly lower their ra
 """
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Final
 
 import numpy as np
@@ -32,7 +33,8 @@ class Watch:
     def __init__(
         self, problem: Problem, temperature: float, limits: GeometryLimits, generic: Vectors | None = None
     ) -> None:
-        self._temperature, self._limits = temperature, limits
+        # How far neighbourhoods may move is for the gate to say: it is a change, and no collapse.
+        self._temperature, self._limits = temperature, replace(limits, min_overlap=0.0)
         self._generic = None if generic is None else generic[:MAX_QUERIES]
         if isinstance(problem, LabelledProblem):
             asked, rows = _some(len(problem.select), MAX_QUERIES), _some(len(problem.fit), MAX_INDEX)
@@ -76,13 +78,14 @@ class Watch:
             "loss": self._loss(cosines / self._temperature),
         }
 
-    def collapse(self, measured: Mapping[str, float], apply: Apply) -> list[str]:
+    def collapse(self, apply: Apply) -> list[str]:
         """Why the head counts as collapsed, in words; empty where it does not."""
         words: list[str] = []
         limit = min(0.99, self._base["foreign_cosine"] + self._limits.max_cosine_rise)
-        if measured["foreign_cosine"] > limit:
+        found = _mean((apply(self._queries) @ apply(self._index).T).astype(np.float64)[self._foreign])
+        if found > limit:
             words.append(
-                f"texts of different kinds have a mean cosine of {measured['foreign_cosine']:.2f} (base "
+                f"texts of different kinds have a mean cosine of {found:.2f} (base "
                 f"{self._base['foreign_cosine']:.2f}); at most {limit:.2f} is allowed"
             )
         if self._generic is not None:

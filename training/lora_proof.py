@@ -18,7 +18,8 @@ from encoder.errors import EncoderError
 from encoder.lora import PROBES, WEIGHTS, Lora, weights_bytes
 from encoder.lora_graph import linear_sites
 from encoder.lora_manifest import LoraManifest
-from encoder.manifest import BackboneManifest, Fetch, FileEntry, Parity, Probes, Store, load_manifest_bytes, sha256
+from encoder.manifest import BackboneManifest, Fetch, FileEntry, Parity, Store, load_manifest_bytes, sha256
+from encoder.probes import Probes
 from encoder.runtime import Run
 from training.parity import parity_texts, prove
 from training.peft_folder import TENSORS, LoraRefused, PeftAdapter

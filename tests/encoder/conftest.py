@@ -10,7 +10,8 @@ import pytest
 from encoder.encoder import Encoder
 from encoder.lora import PROBES, WEIGHTS, Lora, weights_bytes
 from encoder.lora_manifest import LoraManifest
-from encoder.manifest import BackboneManifest, FileEntry, Parity, Probes, sha256
+from encoder.manifest import BackboneManifest, FileEntry, Parity, sha256
+from encoder.probes import Probes
 from registry import backbones
 from registry.home import Home
 

@@ -9,7 +9,8 @@ import pytest
 
 from encoder.encoder import Encoder
 from encoder.errors import ArtifactRefused, EmptyText, NoProvider, TextTooLong
-from encoder.manifest import FileEntry, Probes
+from encoder.manifest import FileEntry
+from encoder.probes import Probes
 
 TEXTS = [
     "my card has not arrived",

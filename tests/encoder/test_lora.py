@@ -9,7 +9,7 @@ import onnx
 import pytest
 
 from encoder.errors import ArtifactRefused, EncoderError
-from encoder.manifest import Probes
+from encoder.probes import Probes
 from encoder.runtime import Provider, candidates, open_session
 from encoder.standalone import fold
 

@@ -10,7 +10,8 @@ import safetensors.numpy
 from encoder.errors import ArtifactRefused
 from encoder.lora import Lora, pairs_of, weights_bytes
 from encoder.lora_manifest import LoraManifest
-from encoder.manifest import HeadManifest, Probes, sha256
+from encoder.manifest import HeadManifest, sha256
+from encoder.probes import Probes
 
 SITE = "encoder.layer.0.attention.self.query"
 A = np.ones((4, 384), np.float32)

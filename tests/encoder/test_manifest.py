@@ -13,11 +13,11 @@ from encoder.manifest import (
     HeadManifest,
     Parity,
     PrecisionFacts,
-    Probes,
     load_files,
     load_manifest_bytes,
     sha256,
 )
+from encoder.probes import Probes
 
 ENTRY = FileEntry.of(b"bytes")
 BACKBONE = BackboneManifest(

@@ -11,7 +11,8 @@ from encoder.encoder import Encoder
 from encoder.lora import PROBES, WEIGHTS, Lora, weights_bytes
 from encoder.lora_graph import linear_sites
 from encoder.lora_manifest import LoraManifest
-from encoder.manifest import FileEntry, Parity, Probes
+from encoder.manifest import FileEntry, Parity
+from encoder.probes import Probes
 from registry import versions
 
 MODEL = "all-MiniLM-L6-v2"

@@ -12,6 +12,7 @@ from monitoring.errors import VectorsRefused
 from monitoring.quality import knn_accuracy
 from monitoring.recipe import Recipe
 from registry.row import RowKind
+from training.errors import FitFailed
 from training.fit import ALPHAS, dropout_of, fit_head
 from training.problem import LabelledProblem, PairProblem
 from training.selection import Selector
@@ -184,17 +185,22 @@ def test_the_shape_of_the_vectors_is_reported_at_each_evaluation(
 
 
 def test_a_collapse_stops_the_fit_and_keeps_what_came_before(
-    labelled_problem: Callable[..., LabelledProblem],
+    labelled_problem: Callable[..., LabelledProblem], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     problem = labelled_problem()
     strict = dataclasses.replace(LABELS, gate={"geometry": {"min_overlap": 1.0}})
     generic = problem.vectors[problem.select][:60]
     tight = dataclasses.replace(LABELS, gate={"geometry": {"max_uniformity_rise": 0.0, "min_rank_ratio": 1.0}})
-    fitted = fit_head(problem, tight, quiet, generic=generic)
-    assert fitted.report["stopped"] == "collapse"
-    assert fitted.report["reasons"]
-    assert fitted.report["best_step"] < fitted.report["steps_run"]
-    assert fit_head(problem, strict, quiet).report["stopped"] != "collapse"
+    with pytest.raises(FitFailed, match="collapsed from the start: on generic texts"):
+        fit_head(problem, tight, quiet, generic=generic)
+    # How far neighbourhoods may move is for the gate to say.
+    assert fit_head(problem, strict, quiet, generic=generic).report["stopped"] != "collapse"
+    found = iter([[], [], ["it is one point"]])
+    monkeypatch.setattr("training.fit.Watch.collapse", lambda watch, apply: next(found))
+    report = fit_head(problem, LABELS, quiet).report
+    assert (report["stopped"], report["reasons"]) == ("collapse", ["it is one point"])
+    assert len(report["curve"]) == 3
+    assert 0 < report["best_step"] < report["steps_run"]
 
 
 def test_replay_keeps_other_texts_where_they_were(labelled_problem: Callable[..., LabelledProblem]) -> None:

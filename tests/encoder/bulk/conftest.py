@@ -21,7 +21,8 @@ from onnx import TensorProto, helper, numpy_helper
 from encoder.adapters import Head
 from encoder.bulk.model import Model
 from encoder.encoder import Encoder
-from encoder.manifest import BackboneManifest, FileEntry, HeadManifest, Parity, Probes
+from encoder.manifest import BackboneManifest, FileEntry, HeadManifest, Parity
+from encoder.probes import Probes
 from encoder.tokens import Tokenizer
 from registry import backbones, versions
 from registry.home import Home

@@ -11,7 +11,7 @@ from registry import jobs, versions
 from registry.errors import NotFound, RegistryError, Unavailable
 from registry.jobs import Job
 from registry.states import JobState
-from training import publish, steps
+from training import judge, publish, steps
 from training.crash import crash_point
 from training.errors import JobCancelled, TrainingError
 from training.files import WorkFolder
@@ -28,8 +28,8 @@ WORK: Final[Mapping[str, Callable[[JobContext], None]]] = {
     "snapshot": steps.snapshot,
     "encode": steps.encode,
     "fit": steps.fit,
-    "evaluate": steps.evaluate,
-    "gate": steps.gate,
+    "evaluate": judge.evaluate,
+    "gate": judge.gate,
     "export": publish.export,
     "check": publish.check,
     "reference": publish.reference,

@@ -1,4 +1,4 @@
-"""The steps of a retrain that prepare, fit and judge. Each may be repeated after a crash and then does no harm.
+"""The steps of a retrain that prepare and fit. Each may be repeated after a crash and then does no harm.
 
 A step reads what earlier ones left in the job's work folder and leaves its own files there, each whole or absent.
 """
@@ -8,11 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Protocol
 
-import numpy as np
-
-from encoder.adapters import Head
 from encoder.encoder import Encoder
-from monitoring.gate import Contender, judge
 from monitoring.recipe import Recipe
 from registry import backbones, datasets, jobs, versions
 from registry.jobs import Job
@@ -21,9 +17,9 @@ from registry.row import RowKind
 from training import problem
 from training.child import FitProcess
 from training.crash import crash_point
-from training.data import Corpus, Parts, fit_problem, gate_items, part
+from training.data import Corpus, Parts, fit_problem, part
 from training.errors import DataRefused, JobCancelled
-from training.evaluation import generic_parts, groups_of, item_scores, leakage_of
+from training.evaluation import generic_parts
 from training.files import WorkFolder
 from training.fitted import FILE as FITTED
 from training.fitted import fitted_by, fitted_bytes, without_fitted
@@ -228,50 +224,3 @@ def _fit_progress(context: JobContext, told: Mapping[str, Any]) -> None:
     crash_point("fit.during")
     message = f"step {told['step']} of {told['steps']}, selection score {told['score']:.4f}"
     context.tell_sometimes("fit", told["step"] / told["steps"], message)
-
-
-def evaluate(context: JobContext) -> None:
-    """Score candidate, champion and base on the same rows, which neither candidate nor champion was fitted on."""
-    context.tell("evaluate", 0.0, "scoring candidate, champion and base")
-    items = gate_items(context.corpus(), context.parts())
-    base, generic = context.vectors()
-    generic, _ = generic_parts(generic, context.recipe)
-    weights = context.weights()
-    arrays: dict[str, Any] = {"clusters": items.clusters, "generic.base": generic}
-    contenders = {"base": base, "candidate": weights.apply(base)}
-    arrays["generic.candidate"] = weights.apply(generic)
-    champion = context.snapshot["champion"]
-    if champion is not None:
-        contenders["champion"] = Head.open(champion["digest"], context.registry.fetch).apply(base)
-    means: dict[str, dict[str, float]] = {}
-    calibrations: dict[str, Any] = {}
-    for name, vectors in contenders.items():
-        scores, calibrations[name] = item_scores(context.corpus(), context.parts(), items, vectors)
-        means[name] = {metric: round(float(values.mean()), 5) for metric, values in scores.items()}
-        arrays |= {f"scores.{name}.{metric}": values for metric, values in scores.items()}
-    context.folder.write_arrays("scores.safetensors", arrays)
-    context.folder.write_json("means.json", means)
-    facts = {"evaluation": means, "calibration": calibrations}
-    context.tell("evaluate", 1.0, f"{len(items.queries)} gate items", facts)
-
-
-def gate(context: JobContext) -> None:
-    """Ask the gate for its verdict."""
-    arrays = context.folder.read_arrays("scores.safetensors")
-    contenders: dict[str, Contender] = {}
-    for name in ("candidate", "base", "champion"):
-        prefix = f"scores.{name}."
-        scores = {key.removeprefix(prefix): np.asarray(a) for key, a in arrays.items() if key.startswith(prefix)}
-        if scores:
-            contenders[name] = Contender(name, scores, arrays.get(f"generic.{name}"))
-    verdict = judge(
-        contenders["candidate"],
-        contenders.get("champion"),
-        contenders["base"],
-        settings=context.recipe.gate_settings(),
-        clusters=arrays["clusters"],
-        groups=groups_of(gate_items(context.corpus(), context.parts())),
-        leakage=leakage_of(context.corpus(), context.parts(), context.recipe),
-    )
-    context.folder.write_json("verdict.json", verdict.to_json())
-    context.tell("gate", 1.0, f"verdict: {verdict.outcome.value}")

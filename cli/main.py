@@ -5,7 +5,22 @@ from typing import Annotated
 
 import typer
 
-from cli import adapter, backbone, dataset, demo, drift, embed, job, key, reproject, retrain, serve
+from cli import (
+    ablate,
+    adapter,
+    backbone,
+    dataset,
+    demo,
+    drift,
+    embed,
+    job,
+    key,
+    report,
+    reproject,
+    retrain,
+    rollout,
+    serve,
+)
 
 app = typer.Typer(
     name="driftline",
@@ -34,6 +49,8 @@ def options(
 app.command()(serve.serve)
 app.command()(serve.worker)
 app.command()(retrain.retrain)
+app.command()(ablate.ablate)
+app.command()(report.report)
 app.command()(embed.embed)
 app.command()(reproject.reproject)
 app.command()(demo.demo)
@@ -41,6 +58,7 @@ app.add_typer(backbone.app, name="backbone", help="Import pretrained encoders an
 app.add_typer(dataset.app, name="dataset", help="Add datasets and read their quality reports.")
 app.add_typer(job.app, name="job", help="List, watch and cancel retrain jobs.")
 app.add_typer(adapter.app, name="adapter", help="List versions, promote, roll back, import and export.")
+app.add_typer(rollout.app, name="rollout", help="Serve a candidate in shadow or to a share, and see what comes of it.")
 app.add_typer(drift.app, name="drift", help="Read drift and acknowledge alarms.")
 app.add_typer(key.app, name="key", help="Issue, list and revoke API keys.")
 

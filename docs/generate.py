@@ -25,6 +25,9 @@ The training worker, started by `driftline serve`, `driftline worker` or `driftl
 | `DRIFTLINE_WORKER_ID` | kept in `worker.id` in the data folder | Only on PostgreSQL: the name under which the \
 worker's unfinished jobs are kept. The next worker under that name takes them up, so set it where the data \
 folder does not outlive the worker; no two workers may share one. |
+| `DRIFTLINE_MODELS` |  | Folders of pretrained models, separated like those of PATH: where a LoRA fit finds the model \
+in torch that a backbone was imported from. The default backbone's, and one still in the hub's cache, are found \
+without it. |
 | `DRIFTLINE_CRASH_AT` |  | For tests: the worker kills itself at this point of a job, such as `publish.after`. |
 """
 

@@ -28,3 +28,7 @@ class StateRefused(MonitoringError, ValueError):
 
 class RecipeRefused(MonitoringError, ValueError):
     """A recipe names an unknown field or a value out of range."""
+
+
+class RulesRefused(MonitoringError, ValueError):
+    """Rules of a rollout name an unknown field or a value out of range."""

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
+from math import ceil
 from typing import Any, Final
 
 import numpy as np
@@ -14,7 +15,7 @@ from monitoring.leakage import Leakage
 from monitoring.quality import Scores
 from monitoring.reasons import Reason
 from monitoring.rulings import Comparison, group_reasons, rule
-from monitoring.significance import Interval, Resampled, resample, spent_level
+from monitoring.significance import Interval, Resampled, resample_all, spent_level
 
 PRIMARY: Final = "ndcg_at_10"
 GUARDS: Final = ("knn_accuracy",)
@@ -23,6 +24,9 @@ ROBUSTNESS: Final = "robustness"
 """The metric of a model's scores on perturbed texts (`robustness.Robustness.items`)."""
 CALIBRATION: Final = "calibration"
 """The metric of how well probabilities hold (`calibration.Scaled.items`)."""
+MOST_RESAMPLES: Final = 100_000
+"""A gate set used often is judged at small levels, which need more resamples; from where these are too few it is spent.
+With a champion and every guard that is after thirteen verdicts, without one after nineteen."""
 MARGIN_CAP: Final = 0.05
 """A small set widens a guard's margin up to here and no further: a bigger loss is one that users notice."""
 
@@ -166,7 +170,8 @@ def judge(
     shown as each test alone would have them. `clusters` marks items that share a source; they are drawn together and
     count as one wherever numbers matter. `groups` marks the items by properties whose groups are judged. `leakage` is
     what fitted and judged rows have in common. `use` counts the verdicts on this gate set, this one included: the
-    n-th is given a smaller level (`significance.spent_level`); None leaves the levels as they are.
+    n-th is given a smaller level (`significance.spent_level`) and, so that it can be read, more resamples; None leaves
+    both as they are.
 
     Raises:
         VectorsRefused: scores of different lengths, a missing metric, or values that are not finite.
@@ -187,8 +192,11 @@ def judge(
     }
 
     tests: list[Comparison] = []
+    ruled = len(rivals) * (1 + len(guards) + len(guard_sets))
+    resamples = rules.resamples if use is None else _resamples(rules.resamples, level, ruled)
+    differences = _compare(candidate, rivals, rules, clusters, resamples)
     for other in rivals:
-        compared = _compare(candidate, other, rules, clusters)
+        compared = differences[other.name]
         shown = {name: _interval(found, name == rules.primary, level) for name, found in compared.items()}
         metrics[f"vs_{other.name}"] = {name: asdict(interval) for name, interval in shown.items()}
         for name, found in compared.items():
@@ -208,7 +216,7 @@ def judge(
     reasons.extend(rule(tests))
     metrics["multiplicity"] = {"procedure": "holm", "tests": len(tests), "level": level}
     if use is not None:
-        reasons.append(_used(use, level, len(tests), rules))
+        reasons.append(_used(use, level, len(tests), resamples, rules))
     if groups:
         reasons.extend(group_reasons(
             {other.name: _difference(candidate, other, rules.primary) for other in rivals},
@@ -266,14 +274,19 @@ def _guards(candidate: Contender, rules: GateSettings) -> tuple[str, ...]:
 
 
 def _compare(
-    candidate: Contender, other: Contender, rules: GateSettings, clusters: ArrayLike | None
-) -> dict[str, Resampled]:
-    """The difference of every metric both have, primary first."""
-    shared = [name for name in candidate.scores if name in other.scores and name != rules.primary]
-    return {
-        name: resample(_difference(candidate, other, name), clusters, seed=rules.seed, n=rules.resamples)
-        for name in (rules.primary, *shared)
+    candidate: Contender, others: Sequence[Contender], rules: GateSettings, clusters: ArrayLike | None, resamples: int
+) -> dict[str, dict[str, Resampled]]:
+    """By rival: the difference of every metric both have, primary first; all on the same draws."""
+    columns = {
+        (other.name, name): _difference(candidate, other, name)
+        for other in others
+        for name in (rules.primary, *(n for n in candidate.scores if n in other.scores and n != rules.primary))
     }
+    found = resample_all(columns, clusters, seed=rules.seed, n=resamples)
+    compared: dict[str, dict[str, Resampled]] = {other.name: {} for other in others}
+    for (other, name), drawn in found.items():
+        compared[other][name] = drawn
+    return compared
 
 
 def _difference(candidate: Contender, other: Contender, metric: str) -> Scores:
@@ -295,11 +308,19 @@ def _guarded(guard: GuardSet, other: Contender, level: float) -> Comparison:
     return Comparison(guard.name, other.name, found, _interval(found, False, level), level, margin=guard.margin)
 
 
-def _used(use: int, level: float, tests: int, rules: GateSettings) -> Reason:
+def _resamples(asked: int, level: float, tests: int) -> int:
+    """As many as asked for, or as it takes to see a p-value a tenth of the smallest that Holm may ask for."""
+    return max(asked, min(MOST_RESAMPLES, ceil(10 * 2 * tests / level)))
+
+
+def _used(use: int, level: float, tests: int, resamples: int, rules: GateSettings) -> Reason:
     """Says what is left of the level; a level below what the resamples can show is none."""
-    numbers: dict[str, float] = {"use": use, "level": level, "resamples": rules.resamples}
-    if level / 2 / tests * rules.resamples < 1:
-        text = f"the gate set is spent: this is verdict {use} on it; judge on rows that no verdict has used"
+    numbers: dict[str, float] = {"use": use, "level": level, "resamples": resamples}
+    if level / 2 / tests * resamples < 1:
+        text = (
+            f"the gate set is spent: this is verdict {use} on it, which leaves no level to pass at; add rows to the "
+            "dataset until at least half of those judged are new, or judge on another dataset (driftline gate)"
+        )
         return Reason("gate_set_spent", text, numbers, ok=False)
     text = f"verdict {use} on this gate set, at level {level:.2g} in place of {1 - rules.confidence:.2g}"
     return Reason("gate_set_use", text, numbers, ok=True)

@@ -51,6 +51,7 @@ class Metrics:
         self._shared_cache()
         self._versions_and_jobs()
         self._drift()
+        self._rollouts()
 
     def exposition(self) -> tuple[bytes, str]:
         """What `/metrics` answers: body and content type."""
@@ -235,6 +236,42 @@ class Metrics:
         )  # fmt: skip
         self.calibrated = self._gauge(
             "driftline_drift_calibrated", one, "1 when the reference has enough calibration items to raise alarms."
+        )
+
+    def _rollouts(self) -> None:
+        one = ("adapter",)
+        self.rollout_observations = self._counter(
+            "driftline_rollout_observations", one, "Requests computed by both versions of a rollout and compared."
+        )
+        self.rollout_served = self._counter(
+            "driftline_rollout_served_requests", one, "Requests that a canary's candidate answered."
+        )
+        self.rollout_failed = self._counter(
+            "driftline_rollout_failed_requests", one, "Requests that a rollout's candidate failed to compute."
+        )
+        self.rollout_skipped = self._counter(
+            "driftline_rollout_skipped_requests",
+            ("adapter", "reason"),
+            "Requests a rollout did not compare: sampled, by its rules or where traffic is busier than the rate; "
+            "behind, as too many wait; busy, as the runtime has callers' work; asleep, as the live one is unloaded.",
+        )
+        three = ("adapter", "measure", "bound")
+        self.rollout_disagreement = self._gauge(
+            "driftline_rollout_disagreement",
+            three,
+            "Mean disagreement of a rollout's two versions in [0, 1] and its lower and upper bound: rows and labels of "
+            "the nearest items, votes of them; counts of all processes.",
+        )
+        self.rollout_fault_ratio = self._gauge(
+            "driftline_rollout_fault_ratio",
+            three,
+            "Share of requests that failed or were slow with a rollout's candidate, and its bounds; all processes.",
+        )
+        self.rollout_share = self._gauge(
+            "driftline_rollout_share", one, "Share of callers that a rollout's candidate answers; 0 in shadow."
+        )
+        self.rollout_state = self._gauge(
+            "driftline_rollout_state", ("adapter", "version", "state"), "1: where an adapter's rollout stands."
         )
 
     def _counter(self, name: str, labels: Sequence[str], text: str) -> Counter:

@@ -1,6 +1,6 @@
 """What a difference between two models on the same items can prove: bootstrap, Holm's procedure, alpha-spending."""
 
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass
 from math import pi
 from typing import Final, TypeVar
@@ -83,6 +83,42 @@ def resample(values: ArrayLike, clusters: ArrayLike | None = None, *, seed: int 
     sums = np.bincount(inverse, weights=items).astype(np.float64)
     draws = _resampled_ratios(rng, sums, np.bincount(inverse).astype(np.float64), n)
     return Resampled(float(items.mean()), draws, len(items), len(sums))
+
+
+def resample_all(
+    columns: Mapping[Name, ArrayLike], clusters: ArrayLike | None = None, *, seed: int = 0, n: int = 10_000
+) -> dict[Name, Resampled]:
+    """As `resample`, of several columns of values of the same items (m,), on the same draws for all of them.
+
+    Raises:
+        VectorsRefused: As `resample`, or columns of different lengths.
+    """
+    table = {name: np.asarray(values, dtype=np.float64) for name, values in columns.items()}
+    shapes = {values.shape for values in table.values()}
+    if not table or shapes != {(len(next(iter(table.values()))),)} or not all(len(v) for v in table.values()):
+        raise VectorsRefused("columns must be vectors of one length with at least one item")
+    values = np.column_stack(list(table.values()))
+    if not np.isfinite(values).all():
+        raise VectorsRefused("values must be finite")
+    codes = np.arange(len(values)) if clusters is None else cluster_codes(clusters, len(values))
+    drawn = int(codes.max()) + 1
+    # The last column counts items: a sample's mean is a drawn sum over a drawn number.
+    sums = np.stack([np.bincount(codes, weights=c, minlength=drawn) for c in (*values.T, np.ones(len(values)))], axis=1)
+    draws = np.concatenate([counts @ sums for counts in drawn_counts(drawn, seed=seed, n=n)])
+    means = draws[:, :-1] / draws[:, -1:]
+    return {
+        name: Resampled(float(values[:, at].mean()), means[:, at], len(values), drawn) for at, name in enumerate(table)
+    }
+
+
+def drawn_counts(clusters: int, *, seed: int = 0, n: int = 10_000) -> Iterator[Scores]:
+    """How often each cluster is in each of n bootstrap samples: blocks (some, clusters) float64, n rows in all."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK_BYTES // (8 * clusters))
+    for start in range(0, n, chunk):
+        rows = min(chunk, n - start)
+        picks = rng.integers(0, clusters, size=(rows, clusters)) + clusters * np.arange(rows)[:, None]
+        yield np.bincount(picks.ravel(), minlength=rows * clusters).reshape(rows, clusters).astype(np.float64)
 
 
 def paired_bootstrap(

@@ -9,13 +9,12 @@ from numpy.typing import ArrayLike
 
 from monitoring.errors import VectorsRefused
 from monitoring.quality import Scores
-from monitoring.significance import Claim, Interval, Resampled, cluster_codes, holm
+from monitoring.significance import Claim, Interval, Resampled, cluster_codes, drawn_counts, holm
 
 MIN_ITEMS: Final = 30
 MIN_CLUSTERS: Final = 10
 """Independent sources that a group must have to be judged."""
 RESAMPLES: Final = 2_000
-_CHUNK_VALUES: Final = 4_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -191,17 +190,13 @@ def _resampled(table: _Table, seed: int, n: int) -> list[Resampled]:
 
     A group without an item in a sample has there the mean it has on the items themselves.
     """
-    rng = np.random.default_rng(seed)
     sums = np.column_stack([table.sums, table.sums.sum(axis=1)])
     sizes = np.column_stack([table.sizes, table.sizes.sum(axis=1)])
     totals = sums.sum(axis=0) / sizes.sum(axis=0)
-    drawn, draws = len(sums), np.empty((n, sums.shape[1]))
-    chunk = max(1, _CHUNK_VALUES // drawn)
-    for start in range(0, n, chunk):
-        rows = min(chunk, n - start)
-        picks = rng.integers(0, drawn, size=(rows, drawn)) + drawn * np.arange(rows)[:, None]
-        counts = np.bincount(picks.ravel(), minlength=rows * drawn).reshape(rows, drawn).astype(np.float64)
+    blocks = []
+    for counts in drawn_counts(len(sums), seed=seed, n=n):
         above, below = counts @ sums, counts @ sizes
-        draws[start : start + rows] = np.where(below > 0, above / np.maximum(below, 1.0), totals)
+        blocks.append(np.where(below > 0, above / np.maximum(below, 1.0), totals))
+    draws = np.concatenate(blocks)
     items, clusters = sizes.sum(axis=0).astype(int), (sizes > 0).sum(axis=0).astype(int)
     return [Resampled(float(totals[g]), draws[:, g], int(items[g]), int(clusters[g])) for g in range(len(totals))]

@@ -6,9 +6,11 @@ The messages name Driftline's own fields, row and line numbers and limits; never
 import codecs
 import csv
 import io
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import orjson
 
@@ -17,8 +19,11 @@ from registry.row import MAX_LABEL, MAX_ROWS, MAX_TEXT, Row, RowKind
 
 MAX_PROBLEMS = 50
 """Bad rows named in a refusal; further ones are counted."""
-FIELDS = ("text", "label", "group", "anchor", "positive", "negative")
-_WANTED = "text and label, or anchor and positive (perhaps negative), or text alone; group may be added to each"
+FIELDS = ("text", "label", "group", "anchor", "positive", "negative", "confidence")
+_WANTED = (
+    "text and label (perhaps confidence), or anchor and positive (perhaps negative), or text alone; group may be added "
+    "to each"
+)
 _HALF_PAIR = re.compile(r"\\u[dD][89a-fA-F]")
 _CASCADE = "rows after this one were not checked"
 
@@ -101,8 +106,13 @@ def read_jsonl(data: bytes) -> Read:
             if value is None:
                 continue
             # Labels and groups are often numbers; a text that is one is a mistake.
-            if isinstance(value, int) and not isinstance(value, bool) and name in ("label", "group"):
+            numeric = isinstance(value, int | float) and not isinstance(value, bool)
+            if numeric and (name == "confidence" or (name in ("label", "group") and isinstance(value, int))):
                 value = str(value)
+            elif name == "confidence":
+                collected.blame(number, line, name, f"is {_json_type(value)}, not a number")
+                wrong = True
+                continue
             if isinstance(value, str):
                 values[name] = value
             else:
@@ -124,6 +134,7 @@ class _Collector:
         self._kind: RowKind | None = None
         self._problems: list[RowProblem] = []
         self._bad_rows: set[int | None] = set()
+        self._idle = 0  # confidences beside rows without a label
 
     def expect(self, kind: RowKind) -> None:
         """Every row must be of this kind, as the header says."""
@@ -148,14 +159,17 @@ class _Collector:
         if kind is not self._kind:
             self.blame(number, line, None, f"is of the kind {kind}, the rows before it are {self._kind}")
             return
-        fields: dict[str, str] = {}
+        fields: dict[str, Any] = {}
         good = True
+        self._idle += kind is not RowKind.LABELLED and bool(values.get("confidence", "").strip())
         for name in _REQUIRED[kind] + _OPTIONAL[kind]:
             value = values.get(name, "")
             why = _fault(name, value, required=name in _REQUIRED[kind])
             if why is not None:
                 self.blame(number, line, name, why)
                 good = False
+            elif name == "confidence":
+                fields[name] = _doubt(value)
             elif value.strip():
                 fields[name] = value.strip() if name in ("label", "group") else value
         if good:
@@ -167,6 +181,8 @@ class _Collector:
             raise DatasetRefused(self._problems, len(self._bad_rows))
         if self._kind is None or not self.rows:
             raise _refusal("the file has no rows")
+        if self._idle:
+            self.warnings.append(f"{_count(self._idle, 'row')} with a confidence but no label: it is left aside")
         return Read(self._kind, self.rows, self.warnings)
 
 
@@ -176,7 +192,7 @@ _REQUIRED = {
     RowKind.UNLABELLED: ("text",),
 }
 _OPTIONAL = {
-    RowKind.LABELLED: ("group",),
+    RowKind.LABELLED: ("group", "confidence"),
     RowKind.PAIRS: ("negative", "group"),
     RowKind.UNLABELLED: ("group",),
 }
@@ -197,8 +213,24 @@ def _fault(name: str, value: str, *, required: bool) -> str | None:
         return "is missing or empty" if required else None
     if "\x00" in value:
         return "holds a NUL character"
+    if name == "confidence":
+        return None if 0 < _number(value) <= 1 else "must be a number above 0 and up to 1"
     longest = MAX_LABEL if name in ("label", "group") else MAX_TEXT
     return f"has {len(value):,} characters, more than {longest:,}" if len(value) > longest else None
+
+
+def _number(value: str) -> float:
+    """The number a cell says, NaN where it says none."""
+    try:
+        return float(value)
+    except ValueError:
+        return math.nan
+
+
+def _doubt(value: str) -> float | None:
+    """A confidence below 1; None for one that is missing or 1, which is what a row without any has."""
+    found = _number(value)
+    return found if found < 1 else None
 
 
 def _decode(data: bytes) -> str:

@@ -22,7 +22,8 @@ def quality_report(rows: Sequence[Row], kind: RowKind) -> dict[str, Any]:
     Keys: `rows`, `kind`, `label_count`, `labels` (label -> rows),
     `characters` (min, median, p95, max, mean of the texts' lengths),
     `duplicates` and `duplicates_ignoring_case_and_punctuation` (groups, extra_rows, examples: lists of row numbers),
-    `conflicts` (count, examples: the same text under several labels), `near_duplicates` (groups, rows, largest,
+    `conflicts` (count, examples: the same text under several labels), `doubted_labels` (rows with a confidence below
+    1), `near_duplicates` (groups, rows, largest,
     examples), `splits` (rows of fit, select, gate; `near_duplicates_between`: count and pairs of row numbers),
     `warnings` (sentences). Row numbers count from 1.
     """
@@ -41,6 +42,7 @@ def quality_report(rows: Sequence[Row], kind: RowKind) -> dict[str, Any]:
         "duplicates": _repeats(sides),
         "duplicates_ignoring_case_and_punctuation": _repeats([tuple(map(normal_form, parts)) for parts in sides]),
         "conflicts": _conflicts(rows),
+        "doubted_labels": sum(row.weak for row in rows),
         "near_duplicates": _groups(near.groups),
         "splits": {
             "fit": len(splits.fit),
@@ -104,7 +106,8 @@ def _groups(groups: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, Any]:
 
 
 def _between(pairs: np.ndarray[Any, np.dtype[np.int64]], places: np.ndarray[Any, np.dtype[np.int64]]) -> dict[str, Any]:
-    crossing = pairs[places[pairs[:, 0]] != places[pairs[:, 1]]]
+    used = (places[pairs] >= 0).all(axis=1)
+    crossing = pairs[used & (places[pairs[:, 0]] != places[pairs[:, 1]])]
     return {"count": len(crossing), "pairs": (crossing[:EXAMPLES] + 1).tolist()}
 
 

@@ -24,7 +24,10 @@ class RowKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row; which fields are set follows from the dataset's kind, `group` may be set in each."""
+    """One row; which fields are set follows from the dataset's kind, `group` may be set in each.
+
+    `confidence` goes with a label: how likely the label is right, in (0, 1); None where it is taken as certain.
+    """
 
     text: str | None = None
     label: str | None = None
@@ -32,6 +35,12 @@ class Row:
     anchor: str | None = None
     positive: str | None = None
     negative: str | None = None
+    confidence: float | None = None
+
+    @property
+    def weak(self) -> bool:
+        """Whether the row's label is doubted: such a row is learnt from and never chooses or judges."""
+        return self.confidence is not None
 
     @property
     def subject(self) -> str:

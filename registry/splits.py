@@ -38,7 +38,10 @@ _ROUNDING = 1e-9
 
 @dataclass(frozen=True, slots=True)
 class Splits:
-    """Indices (int64, ascending) of the rows of each part, and the cluster of every row, (n,) int64 from 0."""
+    """Indices (int64, ascending) of the rows of each part, and the cluster of every row, (n,) int64 from 0.
+
+    Rows with a doubted label that resemble a row held out are in no part.
+    """
 
     fit: NDArray[np.int64]
     select: NDArray[np.int64]
@@ -46,8 +49,9 @@ class Splits:
     clusters: NDArray[np.int64]
 
     def places(self, count: int) -> NDArray[np.int64]:
-        """(count,) int64: 0, 1 or 2 for a row in fit, select or gate."""
-        places = np.zeros(count, np.int64)
+        """(count,) int64: 0, 1 or 2 for a row in fit, select or gate; -1 for one in no part."""
+        places = np.full(count, -1, np.int64)
+        places[self.fit] = 0
         places[self.select] = 1
         places[self.gate] = 2
         return places
@@ -64,8 +68,9 @@ def split(rows: Sequence[Row], *, seed: int = 0, shares: Shares | None = None) -
 
     Pairs with few anchors to an answer are parted by answer, so that the gate asks for answers no fit has seen.
     A label with at least three clusters gets a row in each part; with two, in fit and gate; with one, in fit alone.
-    Rows without a label are one stratum; `shares` left out follow from the number of rows. Raises ValueError for shares
-    that are not positive or do not sum to 1.
+    Rows without a label are one stratum; `shares` left out follow from the number of rows. Rows whose label is doubted
+    (`Row.weak`) do not count and are never held out: they are to fit, or in no part where they belong to a cluster that
+    is held out. Raises ValueError for shares that are not positive or do not sum to 1.
     """
     return split_with(rows, near_duplicate_groups([row.subject for row in rows]), seed=seed, shares=shares)
 
@@ -78,24 +83,27 @@ def split_with(
     shares: Shares | None = None,
 ) -> Splits:
     """As `split`, for near-duplicate groups (n,) int64 of the rows' texts that are already known."""
-    shares = shares or shares_of(len(rows))
+    sure = np.array([not row.weak for row in rows], np.bool_)
+    shares = shares or shares_of(int(sure.sum()))
     if min(shares) <= 0 or abs(sum(shares) - 1) > _ROUNDING:
         raise ValueError("the three shares must be positive and sum to 1")
     answers = answers_of(rows)
     clusters = clusters_of(rows, near) if answers is None else clusters_of(rows, near, answers)
     numbers = draws(rows, clusters, by_answer=answers is not None, seed=seed)
-    sizes = np.bincount(clusters, minlength=len(numbers))
+    sizes = np.bincount(clusters[sure], minlength=len(numbers))
     counts: list[Counter[str]] = [Counter() for _ in numbers]
     for row, cluster in zip(rows, clusters.tolist(), strict=True):
-        counts[cluster][row.label or ""] += 1
+        if not row.weak:
+            counts[cluster][row.label or ""] += 1
     strata: defaultdict[str, list[int]] = defaultdict(list)
     for cluster, labels in enumerate(counts):
         # A cluster may hold several labels; it is dealt out with the most frequent one.
-        strata[min(labels, key=lambda label: (-labels[label], label))].append(cluster)
+        if labels:
+            strata[min(labels, key=lambda label: (-labels[label], label))].append(cluster)
     dealt = np.zeros(len(numbers), np.int64)
     for members in strata.values():
         dealt[members] = _deal(sizes[members], numbers[members], shares)
-    places = dealt[clusters]
+    places = np.where(sure | (dealt[clusters] == 0), dealt[clusters], -1)
     fit, select, gate = (np.flatnonzero(places == place).astype(np.int64) for place in range(3))
     return Splits(fit, select, gate, clusters)
 

@@ -1,4 +1,4 @@
-"""The states a version and a job can be in."""
+"""The states a version, a job and a rollout can be in."""
 
 from enum import StrEnum
 
@@ -29,3 +29,20 @@ class JobState(StrEnum):
     def finished(self) -> bool:
         """Whether this is an end: a job in it never changes again."""
         return self in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
+
+class RolloutState(StrEnum):
+    """Where a rollout stands: `running`, perhaps `passed`, and one of the three ends."""
+
+    RUNNING = "running"
+    PASSED = "passed"
+    """Its rules are kept, and a person decides; the candidate is served and measured as before."""
+    PROMOTED = "promoted"
+    STOPPED = "stopped"
+    SUPERSEDED = "superseded"
+    """Another version went live meanwhile."""
+
+    @property
+    def finished(self) -> bool:
+        """Whether this is an end: a rollout in it never changes again."""
+        return self not in (RolloutState.RUNNING, RolloutState.PASSED)

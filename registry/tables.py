@@ -26,7 +26,7 @@ from sqlalchemy import (
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from registry.row import RowKind
-from registry.states import JobState, VersionState
+from registry.states import JobState, RolloutState, VersionState
 
 
 class Instant(TypeDecorator[datetime]):
@@ -55,7 +55,7 @@ def now() -> datetime:
     return datetime.now(UTC)
 
 
-def _states(states: type[VersionState] | type[JobState] | type[RowKind], name: str) -> Enum:
+def _states(states: type[VersionState] | type[JobState] | type[RolloutState] | type[RowKind], name: str) -> Enum:
     return Enum(
         states,
         name=name,
@@ -305,3 +305,46 @@ class EventRecord(Base):
     subject: Mapped[str] = mapped_column(String(128))
     actor: Mapped[str] = mapped_column(Text)
     detail: Mapped[dict[str, Any]]
+
+
+class RolloutRecord(Base):
+    """One candidate that is served in shadow or to a share. The database admits one unfinished rollout an adapter."""
+
+    __tablename__ = "rollouts"
+    __table_args__ = (
+        ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.number"]),
+        ForeignKeyConstraint(["adapter", "champion"], ["versions.adapter", "versions.number"]),
+        Index(None, "adapter", "id"),
+        Index(
+            "uq_rollouts_one_active",
+            "adapter",
+            unique=True,
+            sqlite_where=text("finished_at IS NULL"),
+            postgresql_where=text("finished_at IS NULL"),
+        ),
+    )
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    adapter: Mapped[str] = mapped_column(_Name)
+    version: Mapped[int]
+    champion: Mapped[int]
+    state: Mapped[RolloutState] = mapped_column(_states(RolloutState, "state"))
+    rules: Mapped[dict[str, Any]]
+    salt: Mapped[str] = mapped_column(String(32))
+    stage: Mapped[int]
+    reason: Mapped[str | None] = mapped_column(Text)
+    started_by: Mapped[str] = mapped_column(Text)
+    started_at: Mapped[datetime]
+    finished_by: Mapped[str | None] = mapped_column(Text)
+    finished_at: Mapped[datetime | None]
+
+
+class RolloutCountRecord(Base):
+    """What one serving process has counted of a rollout since it began; those of all processes add up."""
+
+    __tablename__ = "rollout_counts"
+
+    rollout: Mapped[int] = mapped_column(_Serial, ForeignKey("rollouts.id"), primary_key=True, autoincrement=False)
+    replica: Mapped[str] = mapped_column(String(32), primary_key=True)
+    counts: Mapped[dict[str, Any]]
+    updated_at: Mapped[datetime]

@@ -1,4 +1,4 @@
-"""The answer of a vector route: it says what it cost in its headers, and goes to the drift monitor once it is sent."""
+"""The answer of a vector route: it says what it cost in its headers; once sent, it goes to monitor and rollouts."""
 
 import time
 
@@ -36,6 +36,7 @@ class VectorAnswer(Response):
         target = self._computed.target
         if target.version is not None:
             self._service.watch.offer(target.version, self._computed.vectors)
+            self._service.rollouts.offer(self._computed)
 
 
 def _costs(computed: Computed) -> list[tuple[bytes, bytes]]:

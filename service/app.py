@@ -19,7 +19,22 @@ from encoder.encoder import Encoder
 from monitoring.evaluate import MonitorSettings
 from monitoring.metrics import Metrics
 from registry.errors import RegistryError
-from service.api import adapters, alerts, cohere, datasets, drift, health, jobs, keys, models, rerank, tei, vectors
+from service.api import (
+    adapters,
+    alerts,
+    cohere,
+    datasets,
+    drift,
+    health,
+    jobs,
+    keys,
+    models,
+    reports,
+    rerank,
+    rollouts,
+    tei,
+    vectors,
+)
 from service.auth import Keyring
 from service.cache import VectorCache
 from service.catalog import Catalog
@@ -28,6 +43,7 @@ from service.embedder import Embedder
 from service.errors import Problem, problem_of, validation_problem
 from service.limits import BodyLimit, LocalOnly
 from service.recorder import ServingRecorder
+from service.rollout import Rollouts
 from service.schemas import ProblemBody
 from service.settings import Settings
 from service.shared_cache import SharedCache
@@ -83,7 +99,22 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.service = service
     app.state.probe = health.Probe()
-    for module in (vectors, tei, rerank, cohere, models, health, datasets, jobs, adapters, drift, alerts, keys):
+    for module in (
+        vectors,
+        tei,
+        rerank,
+        cohere,
+        models,
+        health,
+        datasets,
+        jobs,
+        adapters,
+        reports,
+        rollouts,
+        drift,
+        alerts,
+        keys,
+    ):
         app.include_router(module.router)
     app.add_exception_handler(HTTPException, _refused)
     app.add_exception_handler(RequestValidationError, _invalid)
@@ -156,6 +187,7 @@ def build(settings: Settings) -> Service:
             {name: view.live for name, view in views.items() if view.live is not None},
             {name: view.serving for name, view in views.items() if view.asleep and view.serving is not None},
         )
+        candidates.follow(snapshot)
 
     catalog = Catalog(
         registry,
@@ -167,7 +199,18 @@ def build(settings: Settings) -> Service:
         resident_adapters=settings.resident_adapters,
         on_change=changed,
     )
-    return Service(settings, home, registry, keyring, cache, catalog, watch, metrics, recorder, threads, shared)
+    candidates = Rollouts(
+        registry,
+        catalog,
+        metrics,
+        threads,
+        rate=settings.rollout_rate,
+        limit=settings.rollout_queue,
+        store_seconds=2 * settings.poll_seconds,
+    )
+    return Service(
+        settings, home, registry, keyring, cache, catalog, watch, candidates, metrics, recorder, threads, shared
+    )
 
 
 def _shared_cache(settings: Settings, url: SecretStr, metrics: Metrics, secret: bytes) -> SharedCache:
@@ -195,6 +238,8 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
             stack.push_async_callback(service.shared_cache.close)
         stack.push_async_callback(asyncio.to_thread, service.catalog.stop)
         await stack.enter_async_context(_background(service.catalog.follow(service.settings.poll_seconds)))
+        stack.push_async_callback(service.rollouts.close)
+        await stack.enter_async_context(_background(service.rollouts.run()))
         stack.push_async_callback(_note_uses, service)
         await stack.enter_async_context(_background(_note_uses_for_ever(service)))
         if service.settings.worker:

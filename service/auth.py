@@ -20,13 +20,16 @@ from registry.registry import Registry
 from service.errors import Problem
 
 LOCAL = "local"
+CALLER = "driftline.caller"
+"""Key of the scope under which the id of the caller's API key is noted; absent while the service is open."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who asks: the key's name, or `local` while the service is open."""
+    """Who asks: the key's name and id, or `local` and None while the service is open."""
 
     name: str
+    key: str | None = None
 
 
 class Keyring:
@@ -77,7 +80,7 @@ class Keyring:
             challenge = f'Bearer realm="driftline", error="insufficient_scope", scope="{scopes[0].value}"'
             raise Problem(403, message, code="missing_scope", headers={"WWW-Authenticate": challenge})
         self._used[key.id] = datetime.now(UTC)
-        return Caller(key.name)
+        return Caller(key.name, key.id)
 
     def note_uses(self, registry: Registry) -> None:
         """Write when keys were last used, all in one transaction (blocking); what cannot be written is dropped."""
@@ -105,7 +108,9 @@ class _Needs(SecurityBase):
     def caller(self, request: Request) -> Caller:
         """Who asks, for code that is not reached through FastAPI's dependencies."""
         keyring: Keyring = request.app.state.service.keyring
-        return keyring.caller(request.headers.get("authorization"), *self.scopes)
+        caller = keyring.caller(request.headers.get("authorization"), *self.scopes)
+        request.scope[CALLER] = caller.key
+        return caller
 
 
 embed_access = _Needs(Scope.EMBED)

@@ -21,11 +21,12 @@ import structlog
 
 from encoder.encoder import Encoder
 from monitoring.reference import Reference
-from registry import backbones, events, jobs, versions
+from registry import backbones, events, jobs, rollouts, versions
 from registry.backbones import Backbone
 from registry.errors import RegistryError
 from registry.names import parse_model
 from registry.registry import Registry
+from registry.rollouts import Rollout
 from registry.versions import Adapter, Version
 from service.auth import Keyring
 from service.embedder import Embedder
@@ -56,6 +57,7 @@ class _Loaded:
     adapters: dict[str, AdapterView]
     faults: list[Version]
     jobs: Counter[str]
+    rollouts: tuple[Rollout, ...]
     fault: str | None = None
 
 
@@ -150,7 +152,7 @@ class Catalog:
                 embedder.start()
                 loaded[record.name] = LoadedBackbone(record, encoder, embedder)
         adapters = self._within_limit({name: self._awake(view) for name, view in found.adapters.items()})
-        before, self.snapshot = self.snapshot, Snapshot(loaded, adapters, found.jobs)
+        before, self.snapshot = self.snapshot, Snapshot(loaded, adapters, found.jobs, found.rollouts)
         for digest, version in list(self._pinned.items()):  # what was promoted has handed its reference on by now
             self._pinned[digest] = replace(version, reference=None)
         self._latest = found.latest
@@ -316,9 +318,10 @@ class Catalog:
             records = backbones.all(session)
             adapters = [(a, tuple(versions.history(session, a.name))) for a in versions.all_adapters(session)]
             waiting = Counter(job.state.value for job in jobs.unfinished(session))
+            active = tuple(rollouts.all_active(session))
         self._keyring.load(self.registry)
         old = self.snapshot
-        found = _Loaded(latest, records, {}, {}, [], waiting)
+        found = _Loaded(latest, records, {}, {}, [], waiting, active)
         for record in records:
             if old.backbone_of(record.digest) is None:
                 try:

@@ -8,8 +8,10 @@ import numpy as np
 from numpy.typing import NDArray
 from starlette.requests import Request
 
+from encoder.errors import InputRefused
 from service.deadline import given, left
 from service.embedder import Embedded
+from service.errors import ClientGone, Overloaded, Problem
 from service.snapshot import Target
 from service.state import Service
 
@@ -20,15 +22,22 @@ class Computed:
 
     Attributes:
         cost: What the texts cost: tokens, times, how many came from the cache.
-        characters: Of all texts together.
+        texts: As they were computed, prompts included.
         began: When the work began, on `time.perf_counter`.
+        seconds: From there until the vectors were there.
     """
 
     target: Target
     vectors: NDArray[np.float32]
     cost: Embedded
-    characters: int
+    texts: Sequence[str]
     began: float
+    seconds: float
+
+    @property
+    def characters(self) -> int:
+        """Of all texts together."""
+        return sum(map(len, self.texts))
 
 
 async def compute(
@@ -42,13 +51,19 @@ async def compute(
     """
     began = time.perf_counter()
     allowed = given(request)
-    cost = await target.backbone.embedder.embed(
-        texts,
-        truncate=service.settings.truncate if truncate is None else truncate,
-        lora=target.lora,
-        gone=request.is_disconnected,
-        deadline=None if allowed is None else left(request, allowed),
-    )
-    vectors = await target.apply(cost.vectors, service.threads.encode)
+    try:
+        cost = await target.backbone.embedder.embed(
+            texts,
+            truncate=service.settings.truncate if truncate is None else truncate,
+            lora=target.lora,
+            gone=request.is_disconnected,
+            deadline=None if allowed is None else left(request, allowed),
+        )
+        vectors = await target.apply(cost.vectors, service.threads.encode)
+    except (InputRefused, Overloaded, ClientGone, Problem):
+        raise  # the caller's text, the load or the deadline
+    except Exception:
+        service.rollouts.failed(target)
+        raise
     service.recorder.texts(target.family, len(texts), cost.tokens, cost.truncated)
-    return Computed(target, vectors, cost, sum(map(len, texts)), began)
+    return Computed(target, vectors, cost, texts, began, time.perf_counter() - began)

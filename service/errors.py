@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from encoder.errors import ArtifactRefused, EmptyText, EncoderError, InputRefused, TextTooLong
-from monitoring.errors import RecipeRefused
+from monitoring.errors import RecipeRefused, RulesRefused
 from registry.errors import (
     ArtifactCorrupt,
     ArtifactMissing,
@@ -163,6 +163,8 @@ def problem_of(error: Exception) -> Problem | None:
             return input_problem(error)
         case RecipeRefused():
             return Problem(422, str(error), code="recipe_refused", param="recipe")
+        case RulesRefused():
+            return Problem(422, str(error), code="rules_refused")
         case _:
             return _registry_problem(error)
 

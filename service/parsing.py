@@ -31,6 +31,7 @@ class EmbeddingRequest:
     dimensions: int | None
     truncate: bool | None
     prompt: PromptChoice
+    user: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ def embedding_request(body: bytes, max_inputs: int) -> EmbeddingRequest:
         dimensions=dimensions_of(value, "output_dimension") if dimensions is None else dimensions,
         truncate=truncate_of(value),
         prompt=prompt_choice(value),
+        user=user,
     )
 
 

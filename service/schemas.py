@@ -1,7 +1,7 @@
 """The shapes of the API: pydantic models for the admin routes, and OpenAPI documents of the routes written by hand."""
 
 from datetime import datetime
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -29,6 +29,41 @@ class PromoteRequest(Body):
     version: int = Field(ge=1, description="Number of the version.")
     force: bool = Field(False, description="Promote a version that the gate rejected.")
     expect_live: int | None = Field(None, ge=1, description="Refuse if another version than this one is live now.")
+
+
+class RolloutRequest(Body):
+    """Which version is served beside the live one, and on which rules; a rule left out keeps its default."""
+
+    version: int = Field(ge=1, description="Number of the version.")
+    force: bool = Field(False, description="Also a version that the gate rejected.")
+    mode: Literal["shadow", "canary"] = Field("shadow", description="Compute what was answered, or answer a share.")
+    share: float | None = Field(None, description="Of a canary: share of units that the candidate answers.")
+    stages: list[float] | None = Field(None, description="Of a canary: growing shares, one stage each.")
+    unit: Literal["key", "user", "header"] | None = Field(
+        None, description="Of a canary: kept together by API key, by `user` field, or by header x-driftline-unit."
+    )
+    sample: float | None = Field(None, description="Share of requests that are compared.")
+    min_observations: int | None = Field(None, description="Compared requests that each stage needs.")
+    max_disagreement: float | None = Field(None, description="Most disagreement of the nearest items.")
+    max_vote_disagreement: float | None = Field(None, description="Most disagreement of their commonest label.")
+    max_error_rate: float | None = Field(None, description="Most requests that the candidate may fail to compute.")
+    max_latency_ratio: float | None = Field(None, description="A request that takes longer by more than this is slow.")
+    duration_s: float | None = Field(None, description="Seconds until a rollout without an answer is stopped.")
+    confidence: float | None = Field(None, description="With which all bounds together hold.")
+    on_success: Literal["promote", "hold"] | None = Field(
+        None, description="Promote by itself, or leave it to a person."
+    )
+
+    def rules(self) -> dict[str, Any]:
+        """The rules that were given."""
+        return self.model_dump(exclude={"version", "force"}, exclude_none=True)
+
+
+class RolloutEndRequest(Body):
+    """How a person ends a rollout."""
+
+    reason: str | None = Field(None, max_length=200, description="Why, for the record.")
+    force: bool = Field(False, description="Promote a version that the gate rejected.")
 
 
 class KeyRequest(Body):

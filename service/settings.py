@@ -104,6 +104,10 @@ class Settings(BaseSettings):
         "after quieter times.",
     )
     drift_queue: int = Field(16_384, ge=1, description="Vectors that may wait for the drift monitor; more are dropped.")
+    rollout_rate: float = Field(
+        100.0, gt=0, description="Texts a second that a rollout compares of busy traffic, of requests at random."
+    )
+    rollout_queue: int = Field(1024, ge=16, description="Texts that may wait to be compared; more are dropped.")
 
     drain_seconds: float = Field(0.0, ge=0, description="Pause between /readyz going off and the port closing.")
     shutdown_seconds: int = Field(30, ge=1, description="How long requests under way may still take at a stop.")

@@ -11,6 +11,7 @@ from encoder.encoder import Encoder
 from encoder.lora import Lora
 from monitoring.reference import Reference
 from registry.backbones import Backbone
+from registry.rollouts import Rollout
 from registry.versions import Adapter, Version
 from service.embedder import Embedder
 from service.threads import Pool
@@ -78,12 +79,13 @@ class AdapterView:
 class Snapshot:
     """Everything that can be asked for, at one moment. The first backbone is the default.
 
-    `jobs` counts the unfinished jobs by state.
+    `jobs` counts the unfinished jobs by state; `rollouts` are those that have not ended.
     """
 
     backbones: Mapping[str, LoadedBackbone] = field(default_factory=dict)
     adapters: Mapping[str, AdapterView] = field(default_factory=dict)
     jobs: Mapping[str, int] = field(default_factory=dict)
+    rollouts: tuple[Rollout, ...] = ()
 
     def backbone_of(self, digest: str) -> LoadedBackbone | None:
         """The loaded backbone with this digest."""

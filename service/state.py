@@ -17,6 +17,7 @@ from service.catalog import Catalog
 from service.deadline import given, left
 from service.errors import Problem
 from service.recorder import ServingRecorder
+from service.rollout import Rollouts
 from service.settings import Settings
 from service.shared_cache import SharedCache
 from service.snapshot import Target
@@ -37,14 +38,18 @@ class Service:
     cache: VectorCache
     catalog: Catalog
     watch: Watch
+    rollouts: Rollouts
     metrics: Metrics
     recorder: ServingRecorder
     threads: Threads
     shared_cache: SharedCache | None = None
     draining: bool = False
 
-    async def resolve(self, model: str, request: Request) -> Target:
+    async def resolve(self, model: str, request: Request, *, user: str | None = None) -> Target:
         """What a model name means for this request; a version that is not loaded yet is loaded first.
+
+        A name without a version may mean a canary's candidate, for the callers that it answers; `user` is the
+        request's field of that name.
 
         Raises:
             Problem: As `Catalog.resolve` and `Catalog.load`; 504 when loading takes longer than the request may.
@@ -58,7 +63,8 @@ class Service:
             found = self.catalog.resolve(model)
         if found is None:
             found = await self.within(request, lambda: self.catalog.load(model))
-        return found
+        canary = self.rollouts.canaries.get(model)
+        return found if canary is None else canary.route(found, request, user)
 
     async def within(self, request: Request, work: Callable[[], Awaitable[T]]) -> T:
         """Wait for work that others may share, for as long as the request may take.

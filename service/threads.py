@@ -39,7 +39,7 @@ class Threads:
 
     encode: tokenising, heads, searches and large answers. registry: reads and writes of the admin routes. follow: the
     polls of event streams, of which there may be many. upload: parsing datasets, one at a time. load: the catalog's
-    looks at the registry, and versions that are loaded. probe: the readiness probe.
+    looks at the registry, and versions that are loaded. probe: the readiness probe. compare: what a rollout compares.
     """
 
     def __init__(self) -> None:
@@ -49,8 +49,9 @@ class Threads:
         self.upload = Pool("upload", 1)
         self.load = Pool("load", 2)
         self.probe = Pool("probe", 1)
+        self.compare = Pool("compare", 1)
 
     def close(self) -> None:
         """Close every pool."""
-        for pool in (self.encode, self.registry, self.follow, self.upload, self.load, self.probe):
+        for pool in (self.encode, self.registry, self.follow, self.upload, self.load, self.probe, self.compare):
             pool.close()

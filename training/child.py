@@ -1,4 +1,4 @@
-"""The worker's side of a fit: starts the child process, passes its progress on, and ends it on cancel or time-out."""
+"""The worker's side of a fit: starts its process or processes, passes progress on, ends them on cancel or time-out."""
 
 import json
 import os
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -18,21 +18,36 @@ _TICK_S = 0.2
 # Beyond the fit's own time budget: loading torch, one last measurement, writing.
 GRACE_S = 60.0
 
+HEAD_FIT = ("training.fit_child",)
+LORA_FIT = ("training.lora_child", "fit")
+LORA_PROOF = ("training.lora_child", "prove")
+
 Progress = Callable[[Mapping[str, Any]], None]
 
 
 class FitProcess:
-    """One fit in a process group of its own, on a leash: it dies with this process, however this process dies."""
+    """One fit in a process group of its own, on a leash: it dies with this process, however this process dies.
 
-    def __init__(self, folder: Path) -> None:
+    Args:
+        folder: The job's work folder, given to the program as its last argument.
+        program: Module to run, and arguments before the folder.
+        processes: How many run the program together, started by torchrun where they are several.
+    """
+
+    def __init__(self, folder: Path, program: Sequence[str] = HEAD_FIT, processes: int = 1) -> None:
+        launcher: list[str] = []
+        if processes > 1:
+            launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
         environment = os.environ | {
+            # As -P: nothing is imported from the folder that a process happens to run in.
+            "PYTHONSAFEPATH": "1",
             # Threads that wait in a busy loop would take the cores from a service on the same machine.
             "OMP_WAIT_POLICY": "passive",
             "PYTHONUNBUFFERED": "1",
         }
         self._log = (folder / "fit.log").open("wb")
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-m", "training.fit_child", str(folder)],
+            [sys.executable, "-P", *launcher, "-m", *program, str(folder)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._log,
@@ -93,8 +108,11 @@ class FitProcess:
         if self._process.poll() is None:
             os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+        # Processes that torchrun put into groups of their own hold the leash as well, and go by it.
+        if self._process.stdin is not None:
+            self._process.stdin.close()
         self._reader.join(timeout=5)
-        for stream in (self._process.stdin, self._process.stdout, self._log):
+        for stream in (self._process.stdout, self._log):
             if stream is not None:
                 stream.close()
 

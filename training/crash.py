@@ -2,7 +2,8 @@
 
 `DRIFTLINE_CRASH_AT=<step>.<before|after>` (for example `publish.after`) makes the worker send itself SIGKILL at that
 point of a job: `before` the step's first act, or `after` its last one and before the engine has noted it as done.
-`fit.during` kills it at the fit's first sign of progress, with the child process running. Unset, nothing happens.
+`fit.during` kills it at the fit's first sign of progress, with the child process running, and `fit.checkpoint` once a
+LoRA's fit has written a checkpoint. Unset, nothing happens.
 """
 
 import os

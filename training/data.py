@@ -10,7 +10,8 @@ from registry.near import near_duplicate_groups
 from registry.row import Row, RowKind
 from registry.splits import split
 from training.errors import DataRefused
-from training.problem import Indices, LabelledProblem, PairProblem, Problem, Vectors
+from training.problem import Indices, LabelledProblem, PairProblem, Problem, Vectors, Weights
+from training.weak import weights_of
 
 MIN_FIT_ROWS = 8
 
@@ -26,6 +27,8 @@ class Corpus:
         positive: (n,) the positive of a pair; -1 for labelled rows.
         negative: (n,) the negative of a pair; -1 where there is none.
         labels: Label of each row; empty for pairs.
+        weights: (n,) float32, how much each row's label is believed; 1 for pairs.
+        views: Whether the pairs are two forms of one text each, of a dataset without labels (training/views.py).
     """
 
     kind: RowKind
@@ -34,6 +37,8 @@ class Corpus:
     positive: Indices
     negative: Indices
     labels: list[str]
+    weights: Weights
+    views: bool = False
 
     @classmethod
     def of(cls, rows: Sequence[Row], kind: RowKind) -> "Corpus":
@@ -47,7 +52,7 @@ class Corpus:
             [(number(row.subject), number(row.positive), number(row.negative)) for row in rows], dtype=np.int64
         ).reshape(-1, 3)
         labels = [row.label or "" for row in rows] if kind is RowKind.LABELLED else []
-        return cls(kind, list(numbers), table[:, 0], table[:, 1], table[:, 2], labels)
+        return cls(kind, list(numbers), table[:, 0], table[:, 1], table[:, 2], labels, weights_of(rows))
 
     @property
     def codes(self) -> Indices:
@@ -73,7 +78,7 @@ class Parts:
     clusters: Indices
     known_negatives: Indices
 
-    def seen(self, refit: bool) -> Indices:
+    def seen(self, refit: bool | None) -> Indices:
         """Rows that a version has seen: those of the fit; with a refit on them, those of the selection too."""
         return np.concatenate([self.fit, self.select]) if refit else self.fit
 
@@ -116,26 +121,41 @@ def fit_problem(corpus: Corpus, parts: Parts, vectors: Vectors) -> Problem:
     Raises:
         DataRefused: The fit part has a single label, or every label once.
     """
+    used, columns = _compact(_columns(corpus, parts))
     if corpus.kind is RowKind.LABELLED:
         codes = corpus.codes
         counts = np.bincount(codes[parts.fit])
         if (counts > 0).sum() < 2 or counts.max() < 2:
             raise DataRefused("the rows to fit on need at least two labels and a label with two rows; add more rows")
-        used, (fit, select) = _compact([corpus.subject[parts.fit], corpus.subject[parts.select]])
-        return LabelledProblem(vectors[used], fit, codes[parts.fit], select, codes[parts.select])
+        fit, select = columns
+        weights = corpus.weights[parts.fit]
+        return LabelledProblem(
+            vectors[used], fit, codes[parts.fit], select, codes[parts.select], None if (weights >= 1).all() else weights
+        )
     if len(np.unique(corpus.positive[parts.fit])) < 2:
         raise DataRefused("the pairs to fit on have a single positive text; add pairs with others")
+    return PairProblem(vectors[used], *columns)
+
+
+def fit_texts(corpus: Corpus, parts: Parts) -> list[str]:
+    """The texts whose vectors `fit_problem` gives, in their order there."""
+    used, _ = _compact(_columns(corpus, parts))
+    return [corpus.texts[number] for number in used]
+
+
+def _columns(corpus: Corpus, parts: Parts) -> list[Indices]:
+    """Text numbers by row of what a fit is given."""
+    if corpus.kind is RowKind.LABELLED:
+        return [corpus.subject[parts.fit], corpus.subject[parts.select]]
     negatives = corpus.negative.copy()
     negatives[parts.known_negatives] = -1
-    columns = [
+    return [
         corpus.subject[parts.fit],
         corpus.positive[parts.fit],
         negatives[parts.fit],
         corpus.subject[parts.select],
         corpus.positive[parts.select],
     ]
-    used, compact = _compact(columns)
-    return PairProblem(vectors[used], *compact)
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,13 +178,16 @@ class GateItems:
 
 
 def gate_items(corpus: Corpus, parts: Parts) -> GateItems:
-    """Labels: judged rows against the fit rows. Pairs: the distinct judged anchors against every positive there is."""
+    """Labels: judged rows against the fit rows whose label is not doubted. Pairs: the distinct judged anchors against
+    every positive there is."""
     if corpus.kind is RowKind.LABELLED:
         labels = np.array(corpus.labels, dtype=object)
+        sure = parts.fit[corpus.weights[parts.fit] >= 1]
+        index = sure if len(sure) else parts.fit
         return GateItems(
-            index=corpus.subject[parts.fit],
+            index=corpus.subject[index],
             queries=corpus.subject[parts.judged],
-            index_labels=labels[parts.fit].tolist(),
+            index_labels=labels[index].tolist(),
             query_labels=labels[parts.judged].tolist(),
             relevant=[],
             clusters=parts.clusters[parts.judged],

@@ -14,7 +14,7 @@ from dbos import DBOS, DBOSConfig, DBOSPortableJSONSerializer, SetWorkflowID
 QUEUE: Final = "retrain"
 WORKFLOW: Final = "retrain"
 # Raise this when the steps of a job change: a job begun under other steps is ended instead of resumed.
-APPLICATION_VERSION: Final = "driftline-retrain-1"
+APPLICATION_VERSION: Final = "driftline-retrain-2"
 _POLL_S: Final = 0.2
 _ENDED: Final = {"SUCCESS", "ERROR", "CANCELLED", "MAX_RECOVERY_ATTEMPTS_EXCEEDED"}
 

@@ -3,7 +3,8 @@
 import dataclasses
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from monitoring.general import similarity_correlation
 from monitoring.recipe import Recipe
 from training.errors import FitFailed
 from training.fit_watch import Watch
@@ -18,15 +20,18 @@ from training.modules import ResidualHead
 from training.objective import Objective
 from training.problem import LabelledProblem, Problem, Vectors
 from training.progress import Course
+from training.replay import replayed
 from training.selection import Selector
+from training.shares import SHARES, largest_good
 from training.temperature import LEARNING_RATE, Temperature
 from training.weights import HeadWeights
 
 EVALUATIONS = 12
-MAX_INTERVAL = 25
+MAX_INTERVAL = 40
 WARM_UP = 20
 AVERAGING = 0.95
-ALPHAS = (0.5, 0.75, 1.0)
+GENERAL = 0.9
+"""Least rank correlation of the cosines among generic texts with the base's, of a share that is chosen freely."""
 FEW_ROWS = 25
 """Rows of a label, on average, below which a labelled problem counts as small."""
 
@@ -35,12 +40,26 @@ Progress = Callable[[dict[str, Any]], None]
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """The outcome of a fit: the weights to publish, and what happened (plain JSON values)."""
+    """The outcome of a fit: the weights to publish, what happened (plain JSON values), and the weights that were scored
+    on the selection rows: the same, unless the head was then fitted once more on those rows too."""
 
     weights: HeadWeights
     report: dict[str, Any]
+    scored: HeadWeights
 
 
+@contextmanager
+def _half_products() -> Iterator[None]:
+    """bf16 inside matrix products where the processor has it: half the time, and no score can tell."""
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("medium")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+@_half_products()
 def fit_head(
     problem: Problem,
     recipe: Recipe,
@@ -55,9 +74,9 @@ def fit_head(
     and kept is a moving average of the weights (Polyak averaging), which is steadier than any single step. Every so
     many steps the selection score, the selection loss and the geometry are measured (`Course` and `Watch`); the fit
     ends when neither has been better for `patience` measurements, when the vectors have collapsed, at the last step,
-    or when the time budget is spent. Then the share alpha of the residual is chosen on the same split, and the weights
-    are scored once more; with `refit` the head is fitted again, on the selection rows too, for as many steps, and
-    `select_score` stays that of the first fit.
+    or when the time budget is spent. Then the share alpha of the residual is chosen on the same split and the generic
+    texts, and the weights are scored once more; with `refit` the head is fitted again, on the selection rows too, for
+    as many steps, and `select_score` stays that of the first fit.
 
     Same problem, recipe and machine, same weights.
 
@@ -65,16 +84,15 @@ def fit_head(
         problem: Base vectors and roles of the rows.
         recipe: How to fit, resolved.
         progress: Called at each measurement with {step, steps, loss, score, best}.
-        replay: (r, d) float32 base vectors of texts on which the head shall stay near the base (recipe.replay).
-        generic: (g, d) float32 base vectors on which a collapse is judged, none of them replayed. None: it is judged
-            on the selection rows alone.
+        replay: (r, d) float32 base vectors of texts on which the head shall stay near the base, beside directions
+            drawn at random (recipe.replay).
+        generic: (g, d) float32 base vectors on which collapse and generality are judged, none of them replayed. None:
+            collapse is judged on the selection rows alone.
 
     Raises:
         FitFailed: The loss is not finite, or every state has collapsed.
-        ValueError: The recipe is not resolved, or asks for replay where there are no rows to replay.
+        ValueError: The recipe is not resolved.
     """
-    if recipe.replay and (replay is None or not len(replay)):
-        raise ValueError("the recipe asks for replay, and there are no rows to replay")
     started = time.monotonic()
     selector = Selector(problem)
     base_score = selector.score(lambda vectors: vectors)
@@ -85,7 +103,7 @@ def fit_head(
     course = Course(recipe.patience, steps.averaged())
     every = max(1, min(MAX_INTERVAL, recipe.steps // EVALUATIONS))
     # Of the residual at least this share is kept: what collapses with that much of it collapses in any case.
-    least = min(ALPHAS) if recipe.alpha is None else recipe.alpha
+    least = min(SHARES) if recipe.alpha is None else recipe.alpha
     stopped = "steps"
     for step in range(1, recipe.steps + 1):
         loss = steps.take(step)
@@ -94,9 +112,10 @@ def fit_head(
             continue
         weights = steps.averaged()
         measured = watch.measure(weights.apply)
-        score = selector.score(weights.apply)
+        items = selector.items(weights.apply)
+        score = float(items.mean())
         reasons = watch.collapse(weights.scaled(least).apply)
-        course.add(step, score, measured, weights, reasons)
+        course.add(step, items, measured, weights, reasons)
         progress({"step": step, "steps": recipe.steps, "loss": loss, "score": score, "best": course.best_score})
         if reasons or out_of_time or course.exhausted:
             stopped = "collapse" if reasons else "time" if out_of_time else "patience"
@@ -106,7 +125,7 @@ def fit_head(
         raise FitFailed(
             f"the vectors collapsed from the start: {course.reasons[0]}; lower learning_rate, or set replay or identity"
         )
-    alpha, final_score = _choose_alpha(course.best_weights, recipe, selector)
+    alpha, final_score = _choose_alpha(course.best_weights, recipe, selector, generic)
     kept = course.best_weights
     if recipe.refit and course.best_step:
         kept = _refitted(problem, recipe, replay, course.best_step)
@@ -125,7 +144,7 @@ def fit_head(
         "geometry": course.geometry(watch.base),
         "seconds": round(time.monotonic() - started, 2),
     }
-    return Fitted(kept.scaled(alpha), report)
+    return Fitted(kept.scaled(alpha), report, course.best_weights.scaled(alpha))
 
 
 class _Steps:
@@ -150,10 +169,11 @@ class _Steps:
         if learned := list(self._temperature.parameters()):
             groups.append({"params": learned, "weight_decay": 0.0})
             self._rates.append(LEARNING_RATE)
-        self._optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate)
+        self._optimizer = torch.optim.AdamW(groups, lr=recipe.learning_rate, fused=True)
         self._average = {name: value.detach().clone() for name, value in self._head.state_dict().items()}
         self._scored = ResidualHead.of_recipe(problem.vectors.shape[1], recipe)
-        self._objective = Objective(problem, recipe, self._head, self._temperature, replay)
+        kept = replayed(problem.vectors.shape[1], recipe.seed, replay) if recipe.replay else None
+        self._objective = Objective(problem, recipe, self._head, self._temperature, kept)
 
     def take(self, step: int) -> float:
         """One step, counted from 1; its loss. Raises FitFailed where that is not finite."""
@@ -183,9 +203,8 @@ def dropout_of(problem: Problem, recipe: Recipe) -> float:
     """The recipe's dropout, or what suits the problem: the fewer rows a label has, the sooner a head knows them."""
     if recipe.dropout is not None:
         return recipe.dropout
-    if not isinstance(problem, LabelledProblem):
-        return 0.1
-    return 0.5 if len(problem.fit) < FEW_ROWS * len(np.unique(problem.fit_labels)) else 0.2
+    few = isinstance(problem, LabelledProblem) and len(problem.fit) < FEW_ROWS * len(np.unique(problem.fit_labels))
+    return 0.5 if few else 0.4
 
 
 def _refitted(problem: Problem, recipe: Recipe, replay: Vectors | None, steps: int) -> HeadWeights:
@@ -197,7 +216,10 @@ def _refitted(problem: Problem, recipe: Recipe, replay: Vectors | None, steps: i
     whole: Problem
     if isinstance(problem, LabelledProblem):
         labels = both("fit_labels", "select_labels")
-        whole = dataclasses.replace(problem, fit=both("fit", "select"), fit_labels=labels)
+        weights = problem.fit_weights
+        if weights is not None:
+            weights = np.concatenate([weights, np.ones(len(problem.select), np.float32)])
+        whole = dataclasses.replace(problem, fit=both("fit", "select"), fit_labels=labels, fit_weights=weights)
     else:
         missing = np.full(len(problem.select_anchors), -1, np.int64)
         whole = dataclasses.replace(
@@ -224,17 +246,22 @@ def _blend(average: dict[str, Tensor], head: ResidualHead, keep: float) -> None:
             average[name].lerp_(value, 1 - keep)
 
 
-def _choose_alpha(weights: HeadWeights, recipe: Recipe, selector: Selector) -> tuple[float, float]:
-    """The smallest share whose score is within one standard error of the best one's, and that score.
+def _choose_alpha(
+    weights: HeadWeights, recipe: Recipe, selector: Selector, generic: Vectors | None
+) -> tuple[float, float]:
+    """The share of the residual to keep, and its selection score.
 
-    The one-standard-error rule (Breiman et al., Classification and Regression Trees, 1984, section 3.4.3), with the
-    error of the paired difference: a smaller share stays nearer to the base and keeps more of its generality.
+    The largest share, since the fit was for the whole of it, whose score is within one standard error of the best
+    one's (`training.shares`) and under which generic texts keep their order of similarities; where none does both,
+    the best of those that keep it, and the smallest where none keeps it.
     """
-    options = ALPHAS if recipe.alpha is None else (recipe.alpha,)
-    items = {alpha: selector.items(weights.scaled(alpha).apply) for alpha in sorted(options)}
-    best = max(items.values(), key=lambda scores: float(scores.mean()))
-    for alpha, scores in items.items():
-        lost = best - scores
-        if lost.mean() <= lost.std() / math.sqrt(len(lost)):
-            return alpha, float(scores.mean())
-    raise AssertionError("the best share loses nothing against itself")
+    if recipe.alpha is not None:
+        return recipe.alpha, float(selector.items(weights.scaled(recipe.alpha).apply).mean())
+    general = [alpha for alpha in SHARES if generic is None or _keeps_general(weights.scaled(alpha), generic)]
+    items = {alpha: selector.items(weights.scaled(alpha).apply) for alpha in general or SHARES[:1]}
+    chosen = largest_good(items)
+    return chosen, float(items[chosen].mean())
+
+
+def _keeps_general(weights: HeadWeights, generic: Vectors) -> bool:
+    return similarity_correlation(weights.apply(generic), generic, n=1).value >= GENERAL

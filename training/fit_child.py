@@ -1,8 +1,9 @@
-"""The child process of a fit: `python -m training.fit_child FOLDER`. Progress goes to standard output as JSON lines.
+"""The child process of a head's fit: `python -m training.fit_child FOLDER`; progress as lines of JSON.
 
 It reads `problem.safetensors`, `generic.safetensors` and `recipe.json` and writes `weights.safetensors`,
-`witness.safetensors` (what torch gives for the selection rows) and, last, `fit.json`. It ends when its standard input
-is closed, so it never outlives the worker that holds the other end.
+`scored.safetensors` (the weights that the selection score is of), `witness.safetensors` (what torch gives for the
+selection rows) and, last, `head.json`. It ends when its standard input is closed, so it never outlives the worker that
+holds the other end.
 """
 
 import json
@@ -19,8 +20,9 @@ from monitoring.recipe import Recipe
 from registry.row import RowKind
 from training import leash, problem
 from training.errors import TrainingError
+from training.extra import fit_with_extra
+from training.extra_texts import POOL
 from training.files import WorkFolder
-from training.fit import fit_head
 from training.modules import ResidualHead
 
 # Past a few threads a head this small gains nothing, and a fixed number keeps results equal from run to run.
@@ -33,14 +35,16 @@ def run(folder: WorkFolder) -> None:
     task = problem.from_bytes(folder.read("problem.safetensors"))
     kind = RowKind.LABELLED if isinstance(task, problem.LabelledProblem) else RowKind.PAIRS
     recipe = Recipe.from_mapping(folder.read_json("recipe.json")).resolved(kind)
-    apart = folder.read_arrays("generic.safetensors")
-    fitted = fit_head(task, recipe, tell, replay=apart["replayed"], generic=apart["judged"])
+    generic = folder.read_arrays("generic.safetensors")["judged"]
+    pool = folder.read_arrays(POOL)["texts"] if folder.has(POOL) else None
+    fitted = fit_with_extra(task, recipe, tell, pool=pool, generic=generic)
     rows = np.arange(min(WITNESSES, len(task.vectors)))
     with torch.no_grad():
         witness = ResidualHead.from_weights(fitted.weights)(torch.from_numpy(task.vectors[rows])).numpy()
     folder.write("weights.safetensors", fitted.weights.to_bytes())
+    folder.write("scored.safetensors", fitted.scored.to_bytes())
     folder.write_arrays("witness.safetensors", {"inputs": task.vectors[rows], "outputs": witness})
-    folder.write_json("fit.json", fitted.report)
+    folder.write_json("head.json", fitted.report)
 
 
 def tell(message: dict[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """What a version was fitted on, as fingerprints of its rows: no later version is judged against it on those rows."""
 
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from hashlib import blake2b
@@ -9,6 +10,7 @@ import numpy.typing as npt
 import safetensors.numpy
 from safetensors import SafetensorError
 
+from encoder.lora_manifest import LoraManifest
 from encoder.manifest import HeadManifest, load_manifest_bytes
 from registry.clusters import answers_of
 from registry.near import normal_form
@@ -21,9 +23,12 @@ FILE = "fitted.safetensors"
 Fingerprints = npt.NDArray[np.uint64]
 
 
-def fitted_bytes(rows: Sequence[Row], fit: Indices) -> bytes:
-    """Fingerprints of the fitted rows as one file: 8 bytes of BLAKE2b of each text's normal form, sorted, no text."""
-    marks = _fingerprints([rows[row] for row in fit], answers=True)
+def fitted_bytes(rows: Sequence[Row], fit: Indices, further: Sequence[str] = ()) -> bytes:
+    """Fingerprints of the fitted rows as one file: 8 bytes of BLAKE2b of each text's normal form, sorted, no text.
+
+    `further` are texts that the fit may learn from beside them.
+    """
+    marks = _fingerprints([*(rows[row] for row in fit), *(Row(text=text) for text in further)], answers=True)
     return safetensors.numpy.save({"fingerprints": np.unique(marks[marks != 0])})
 
 
@@ -33,14 +38,21 @@ def fitted_by(digest: str, fetch: Callable[[str], bytes]) -> Fingerprints | None
     Raises:
         DataRefused: The list cannot be read.
     """
-    manifest = HeadManifest.from_bytes(load_manifest_bytes(digest, fetch))
-    listed = manifest.dataset.get("fitted")
+    data = load_manifest_bytes(digest, fetch)
+    kind = LoraManifest if is_lora(data) else HeadManifest
+    listed = kind.from_bytes(data).dataset.get("fitted")
     if listed is None:
         return None
     try:
         return np.asarray(safetensors.numpy.load(fetch(str(listed)))["fingerprints"], np.uint64)
     except (SafetensorError, KeyError) as error:
         raise DataRefused("the live version's list of fitted rows cannot be read; promote another version") from error
+
+
+def is_lora(manifest: bytes) -> bool:
+    """Whether a version's manifest is that of a LoRA adapter."""
+    value = json.loads(manifest)
+    return isinstance(value, dict) and value.get("kind") == LoraManifest.KIND
 
 
 def without_fitted(parts: Parts, rows: Sequence[Row], fitted: Fingerprints) -> Parts:

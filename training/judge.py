@@ -2,50 +2,70 @@
 
 from typing import Any
 
-import numpy as np
-
-from monitoring.gate import Contender, judge
+from registry import datasets, gate_uses
+from registry.row import Row
 from training.contenders import contenders
-from training.data import gate_items
-from training.evaluation import generic_parts, groups_of, item_scores, leakage_of
+from training.evaluation import leakage_of
+from training.evaluation_document import FILE, Evaluation
+from training.evaluation_run import measure, verdict_of
+from training.gate_set import gate_set_of
 from training.steps import JobContext
 
 
 def evaluate(context: JobContext) -> None:
     """Score candidate, champion and base on the same rows, which neither candidate nor champion was fitted on."""
     context.tell("evaluate", 0.0, "scoring candidate, champion and base")
-    items = gate_items(context.corpus(), context.parts())
-    arrays: dict[str, Any] = {"clusters": items.clusters}
-    means: dict[str, dict[str, float]] = {}
-    calibrations: dict[str, Any] = {}
-    for name, model in contenders(context).items():
-        scores, calibrations[name] = item_scores(context.corpus(), context.parts(), items, model.texts)
-        arrays[f"generic.{name}"], _ = generic_parts(model.generic, context.recipe)
-        means[name] = {metric: round(float(values.mean()), 5) for metric, values in scores.items()}
-        arrays |= {f"scores.{name}.{metric}": values for metric, values in scores.items()}
-    context.folder.write_arrays("scores.safetensors", arrays)
+    corpus, parts, recipe = context.corpus(), context.parts(), context.recipe
+
+    def tell(share: float, message: str) -> None:
+        context.check_cancel()
+        context.tell_sometimes("evaluate", share, message)
+
+    measured = measure(corpus, _rows(context), parts, contenders(context), recipe, tell)
+    document = measured.document(corpus, parts, recipe)
+    means = {
+        name: {metric: round(found["mean"], 5) for metric, found in metrics.items()}
+        for name, metrics in document["metrics"].items()
+    }
+    context.folder.write_arrays("scores.safetensors", measured.arrays())
+    context.folder.write_json(FILE, document)
     context.folder.write_json("means.json", means)
-    facts = {"evaluation": means, "calibration": calibrations}
-    context.tell("evaluate", 1.0, f"{len(items.queries)} gate items", facts)
+    facts = {"evaluation": means, "calibration": _calibration(document)}
+    context.tell("evaluate", 1.0, f"{len(measured.items.queries)} gate items", facts)
 
 
 def gate(context: JobContext) -> None:
-    """Ask the gate for its verdict."""
+    """Ask the gate for its verdict; that these rows were judged on once more is entered first."""
+    parts, dataset = context.parts(), context.snapshot["dataset"]
+    judged = gate_set_of(_rows(context), parts.judged)
+    with context.registry.writing() as session:
+        use = gate_uses.claim(
+            session,
+            judged,
+            key=context.job.id,
+            subject=f"{dataset['name']}@{dataset['revision']}",
+            by=context.job.id,
+        )
     arrays = context.folder.read_arrays("scores.safetensors")
-    compared: dict[str, Contender] = {}
-    for name in ("candidate", "base", "champion"):
-        prefix = f"scores.{name}."
-        scores = {key.removeprefix(prefix): np.asarray(a) for key, a in arrays.items() if key.startswith(prefix)}
-        if scores:
-            compared[name] = Contender(name, scores, arrays.get(f"generic.{name}"))
-    verdict = judge(
-        compared["candidate"],
-        compared.get("champion"),
-        compared["base"],
-        settings=context.recipe.gate_settings(),
-        clusters=arrays["clusters"],
-        groups=groups_of(gate_items(context.corpus(), context.parts())),
-        leakage=leakage_of(context.corpus(), context.parts(), context.recipe),
-    )
+    recipe = context.recipe
+    verdict = verdict_of(arrays, recipe, leakage_of(context.corpus(), parts, recipe), use)
     context.folder.write_json("verdict.json", verdict.to_json())
     context.tell("gate", 1.0, f"verdict: {verdict.outcome.value}")
+
+
+def _rows(context: JobContext) -> list[Row]:
+    with context.registry.reading() as session:
+        dataset = datasets.get(session, context.job.dataset, context.job.revision)
+    return datasets.load_rows(context.registry.artifacts, dataset)
+
+
+def _calibration(document: Evaluation) -> dict[str, Any]:
+    """The few numbers of calibration that a job's metrics hold, by contender."""
+    return {
+        name: {
+            "temperature": round(found["temperature"], 4),
+            "ece_before": round(found["before"]["ece"], 5),
+            "ece_after": round(found["after"]["ece"], 5),
+        }
+        for name, found in (document["calibration"] or {}).items()
+    }

@@ -13,7 +13,7 @@ from torch import Tensor
 from training.batches import Indices, labelled_batches, shuffled_batches
 from training.lora_settings import LoraSettings
 from training.losses import identity_penalty, info_nce, supcon
-from training.problem import LabelledProblem, PairProblem, Problem
+from training.problem import LabelledProblem, PairProblem, Problem, Weights
 
 _TEMPERATURE = {LabelledProblem: 0.1, PairProblem: 0.05}
 
@@ -67,7 +67,8 @@ def steps_of(problem: Problem, settings: LoraSettings, device: torch.device) -> 
     if isinstance(problem, LabelledProblem):
         for rows in labelled_batches(problem.fit_labels, settings.batch_size, rng):
             texts, places = np.unique(problem.fit[rows], return_inverse=True)
-            yield held(_labelled(problem.fit_labels[rows], places, temperature, device), texts)
+            weights = None if problem.fit_weights is None else problem.fit_weights[rows]
+            yield held(_labelled(problem.fit_labels[rows], weights, places, temperature, device), texts)
     else:
         for rows in shuffled_batches(len(problem.fit_anchors), settings.batch_size, rng):
             given = problem.fit_negatives[rows]
@@ -76,9 +77,12 @@ def steps_of(problem: Problem, settings: LoraSettings, device: torch.device) -> 
             yield held(_paired(parts, places, temperature, device), texts)
 
 
-def _labelled(labels: Indices, places: Indices, temperature: float, device: torch.device) -> Callable[[Tensor], Tensor]:
+def _labelled(
+    labels: Indices, weights: Weights | None, places: Indices, temperature: float, device: torch.device
+) -> Callable[[Tensor], Tensor]:
     codes, at = torch.from_numpy(labels).to(device), torch.from_numpy(places).to(device)
-    return lambda vectors: supcon(vectors[at], codes, temperature)
+    believed = None if weights is None else torch.from_numpy(weights).to(device)
+    return lambda vectors: supcon(vectors[at], codes, temperature, believed)
 
 
 def _paired(
@@ -112,6 +116,7 @@ def scored_part(problem: Problem, most: int, seed: int) -> tuple[Problem, Indice
             problem,
             fit=problem.fit[fit],
             fit_labels=problem.fit_labels[fit],
+            fit_weights=None if problem.fit_weights is None else problem.fit_weights[fit],
             select=problem.select[select],
             select_labels=problem.select_labels[select],
         )

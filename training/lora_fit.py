@@ -15,22 +15,28 @@ from torch import Tensor
 
 from encoder.batch import TokenIds
 from encoder.tokens import Tokenizer
+from monitoring.quality import Scores
 from training import checkpoints, gradcache, problem
 from training.checkpoints import Checkpoint
 from training.errors import FitFailed
 from training.files import WorkFolder
 from training.lora_batches import Step, rows_to_fit, rows_to_select, scored_part, steps_of, temperature_of
-from training.lora_model import LoraModel, faster_precision
+from training.lora_masked import MaskedTokens, MaskIds
+from training.lora_model import LoraModel, settle_precision
+from training.lora_replay import Replay
 from training.lora_settings import LoraSettings
 from training.problem import Problem
 from training.selection import Selector
 from training.sentence import SentenceModule
+from training.shares import largest_good
 from training.sources import Source
 from training.team import Team
 
 WITNESSES = 64
 
 Progress = Callable[[dict[str, Any]], None]
+Beat = Callable[[int, int], None]
+"""Called with (steps done, step of the last checkpoint or 0)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class FittedLora:
             full precision: what the adapter must still give once it was stored.
         settings: What it was fitted with.
         report: What happened, as plain JSON values.
+        items: (m,) scores of the selection items of `scored_part` under what was fitted; empty without selection rows.
     """
 
     config: dict[str, Any]
@@ -51,6 +58,7 @@ class FittedLora:
     witness: tuple[TokenIds, npt.NDArray[np.float32]]
     settings: LoraSettings
     report: dict[str, Any]
+    items: Scores
 
 
 @dataclass
@@ -87,12 +95,14 @@ def fit_lora(
     *,
     team: Team | None = None,
     folder: WorkFolder | None = None,
+    beat: Beat | None = None,
+    mask: MaskIds | None = None,
 ) -> FittedLora:
     """Fit an adapter and return its best weights.
 
     AdamW with a linear warm-up and a cosine schedule. What is scored and kept is a moving average of the weights.
-    Where the problem has selection rows, the average with the best score is returned, and the fit ends early when
-    scores no longer rise; else the last average is.
+    Where the problem has selection rows, the average with the best score is returned, scaled by the largest share that
+    does as well, and the fit ends early when scores no longer rise; else the last average is.
 
     The same module, problem and settings give the same weights on one machine, whether the fit was killed in between
     or not, as long as neither the time budget nor a measured precision ("auto") decides; several processes give those
@@ -107,6 +117,8 @@ def fit_lora(
         team: The processes that share the work; each calls this with the same arguments.
         folder: Where the checkpoint is kept, for all processes to read; None keeps none. A checkpoint that is there
             already is gone on from.
+        beat: Called by the first process after each step.
+        mask: The tokenizer's mask token, for `settings.masked`; None leaves masked-token prediction out.
 
     Raises:
         FitFailed: The loss is not finite, the model has no such modules, or the checkpoint is of another fit.
@@ -115,7 +127,7 @@ def fit_lora(
         raise ValueError("there must be one text for each base vector")
     team = team or Team()
     torch.use_deterministic_algorithms(True, warn_only=team.device.type == "cuda")
-    return _Fit(module, tokens, problem, settings, progress, team, folder).run()
+    return _Fit(module, tokens, problem, settings, progress, team, folder, mask).run(beat)
 
 
 class _Fit:
@@ -130,11 +142,14 @@ class _Fit:
         progress: Progress,
         team: Team,
         folder: WorkFolder | None,
+        mask: MaskIds | None,
     ) -> None:
         self.tokens, self.problem, self.settings, self.tell = tokens, task, settings, progress
         self.team, self.folder = team, folder
         self.steps = settings.steps_for(rows_to_fit(task))
         self.model = LoraModel(module, settings, team.device)
+        # Before a checkpoint is read: the adapter changes nothing yet.
+        self.replay = self._replay() if settings.replay else None
         self.names = list(self.model.parameters)
         self.weights = list(self.model.parameters.values())
         self.optimizer = torch.optim.AdamW(self.weights, lr=settings.learning_rate, weight_decay=settings.weight_decay)
@@ -143,8 +158,20 @@ class _Fit:
         self.selector = Selector(self.scored) if rows_to_select(task) else None
         self.at = self._resumed() or self._begun()
         self.model.precision = self.at.precision
+        self.masked = None if mask is None or not settings.masked else self._masked(mask)
+        self.masked_losses: list[float] = []
 
-    def run(self) -> FittedLora:
+    def _replay(self) -> Replay:
+        settings = self.settings
+        return Replay(self.model, self.tokens, weight=settings.replay, seed=settings.seed, team=self.team)
+
+    def _masked(self, mask: MaskIds) -> MaskedTokens:
+        settings = self.settings
+        return MaskedTokens(
+            self.model, self.tokens, mask, chunk_tokens=settings.chunk_tokens, seed=settings.seed, team=self.team
+        )
+
+    def run(self, beat: Beat | None) -> FittedLora:
         """Step until the end, and give what is to be kept."""
         settings, at = self.settings, self.at
         before, started = at.seconds, time.monotonic()
@@ -152,7 +179,7 @@ class _Fit:
         work = steps_of(self.problem, settings, self.team.device)
         for _ in range(at.step):  # draws of a resumed fit go on where they stopped
             next(work)
-        stopped = "steps"
+        stopped, kept_at = "steps", at.step
         while at.step < self.steps:
             loss = self._step(next(work))
             at.seconds = self.team.of_first(before + time.monotonic() - started)
@@ -168,6 +195,9 @@ class _Fit:
                 break
             if at.step % settings.checkpoint_every == 0 and not last:
                 self._checkpoint()
+                kept_at = 0 if self.folder is None else at.step
+            if beat is not None and self.team.rank == 0:
+                beat(at.step, kept_at)
         return self._outcome(stopped)
 
     def _step(self, step: Step) -> float:
@@ -177,11 +207,15 @@ class _Fit:
         rate = settings.learning_rate * schedule(at.step, self.steps, settings.warm_up)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+        tokens: TokenIds = [self.tokens[text] for text in step.texts]
+        whole = step.loss
+        if self.replay is not None:
+            tokens, whole = self.replay.join(step, tokens, at.step)
         with self.model.fitting():
             loss = gradcache.backward(
                 self.model.encode,
-                [self.tokens[text] for text in step.texts],
-                step.loss,
+                tokens,
+                whole,
                 self.weights,
                 dimension=self.model.dimension,
                 chunk_tokens=settings.chunk_tokens,
@@ -189,6 +223,9 @@ class _Fit:
                 seed=(settings.seed, at.step),
                 team=self.team,
             )
+            if self.masked is not None:
+                texts = step.texts.tolist()
+                self.masked_losses.append(self.masked.add_gradient(texts, at.step, settings.masked, self.weights))
         if not math.isfinite(loss):
             raise FitFailed(f"the loss was not finite at step {at.step}; lower learning_rate or raise temperature")
         self.optimizer.step()
@@ -210,13 +247,27 @@ class _Fit:
 
     def _score(self, weights: dict[str, Tensor]) -> float | None:
         """The selection score of some weights, the same in every process; None without selection rows."""
+        items = self._items(weights)
+        return None if items is None else self.team.of_first(float(items.mean()))
+
+    def _items(self, weights: dict[str, Tensor]) -> Scores | None:
+        """The scores of the selection items under some weights; None without selection rows."""
         if self.selector is None:
             return None
         with self.model.holding(weights):
             own = self.model.vectors([self.tokens[text] for text in self.scored_texts], self.team)
         vectors = np.zeros((len(self.tokens), self.model.dimension), dtype=np.float32)
         vectors[self.scored_texts] = own
-        return self.team.of_first(self.selector.score(lambda base: vectors))
+        return self.selector.items(lambda base: vectors)
+
+    def _share(self) -> tuple[float, Scores]:
+        """The share of the best weights that is kept, and the items' scores under it."""
+        items = {share: self._items(scaled(self.at.best, share)) for share in self.settings.shares}
+        known = {share: scores for share, scores in items.items() if scores is not None}
+        if not known:
+            return max(items), np.empty(0)
+        share = self.team.of_first(largest_good(known))
+        return share, known[share]
 
     def _tell(self, loss: float | None, score: float | None) -> None:
         if self.team.rank == 0:
@@ -225,14 +276,8 @@ class _Fit:
 
     def _begun(self) -> _Progress:
         """A fit at its beginning."""
-        precision = self.settings.precision
-        if precision == "auto":
-            lengths = np.argsort([len(row) for row in self.tokens], kind="stable")
-            middle = lengths[len(lengths) // 2 :][:32]
-            faster = faster_precision(self.model, [self.tokens[int(text)] for text in middle])
-            precision = "bf16" if self.team.of_first(float(faster == "bf16")) else "fp32"
-        self.model.precision = precision
-        self.at = _Progress(self.model.state(), self.model.state(), precision)
+        settle_precision(self.model, self.tokens, self.settings.precision, self.team)
+        self.at = _Progress(self.model.state(), self.model.state(), self.model.precision)
         self.at.base_score = self._score(self.at.average)
         self._tell(None, self.at.base_score)
         return self.at
@@ -266,12 +311,14 @@ class _Fit:
 
     def _outcome(self, stopped: str) -> FittedLora:
         at = self.at
-        self.model.set(at.best)
+        share, items = self._share()
+        self.model.set(scaled(at.best, share))
         self.model.precision = "fp32"
         shown = [self.tokens[text] for text in range(min(WITNESSES, len(self.tokens)))]
-        report = {
+        report: dict[str, Any] = {
             "base_score": at.base_score,
-            "select_score": at.best_score if self.selector is not None else None,
+            "select_score": self.team.of_first(float(items.mean())) if len(items) else None,
+            "alpha": share,
             "best_step": at.best_step,
             "steps_run": at.step,
             "stopped": stopped,
@@ -281,17 +328,26 @@ class _Fit:
             "curve": at.curve,
             "seconds": round(at.seconds, 2),
         }
+        if self.masked_losses:
+            ends = (self.masked_losses[0], self.masked_losses[-1])
+            report["extra"] = {"masked_tokens": {"loss_first": round(ends[0], 4), "loss_last": round(ends[1], 4)}}
         return FittedLora(
             config=self.model.config(),
             tensors={name: tensor.cpu() for name, tensor in self.model.state().items()},
             witness=(shown, self.model.vectors(shown, Team(device=self.team.device))),
             settings=self.settings,
             report=report,
+            items=items,
         )
 
 
 _PLAIN = ("precision", "step", "best_step", "best_score", "base_score", "seconds", "curve")
 _COPIES = ("average/", "best/")
+
+
+def scaled(weights: dict[str, Tensor], share: float) -> dict[str, Tensor]:
+    """Matrices of an adapter whose change of the model is that share of what these change."""
+    return {name: tensor * share if ".lora_B." in name else tensor for name, tensor in weights.items()}
 
 
 def schedule(step: int, steps: int, warm_up: float) -> float:

@@ -79,6 +79,26 @@ class LoraModel:
         vectors: Tensor = self._module(ids.to(self._device), mask.to(self._device))
         return vectors
 
+    def hidden(self, tokens: TokenIds) -> Tensor:
+        """Each token's last vector (n, t, h) float32 of one run, padded to the longest text, before pooling."""
+        ids, mask = (part.to(self._device) for part in padded(tokens))
+        output: Tensor = self._inner(
+            input_ids=ids, attention_mask=mask, **self._module.token_types(ids)
+        ).last_hidden_state
+        return output
+
+    @property
+    def vocabulary(self) -> int:
+        """How many token numbers there are."""
+        adapted: Any = self._inner.model
+        return int(adapted.get_input_embeddings().weight.shape[0])
+
+    def embeddings(self, tokens: Tensor) -> Tensor:
+        """The input embeddings (k, e) float32 of token numbers (k,), which no fit changes."""
+        adapted: Any = self._inner.model
+        table: Tensor = adapted.get_input_embeddings().weight
+        return table.detach()[tokens].clone()
+
     def vectors(self, tokens: TokenIds, team: Team) -> npt.NDArray[np.float32]:
         """Vectors (n, d) float32 of any number of texts under the present adapter, shared out over the team."""
         found = torch.zeros(len(tokens), self.dimension, device=self._device)
@@ -110,6 +130,13 @@ class LoraModel:
             yield
         finally:
             self.set(before)
+
+    @contextmanager
+    def without(self) -> Iterator[None]:
+        """As the pretrained model is, the adapter's branches giving nothing."""
+        off = {name: torch.zeros_like(value) for name, value in self.parameters.items() if ".lora_B." in name}
+        with self.holding(self.state() | off):
+            yield
 
     def state(self) -> dict[str, Tensor]:
         """A copy of the adapter's matrices."""
@@ -154,6 +181,18 @@ def faster_precision(model: LoraModel, tokens: TokenIds) -> str:
     for parameter in model.parameters.values():
         parameter.grad = None
     return min(seconds, key=seconds.__getitem__)
+
+
+def settle_precision(model: LoraModel, tokens: TokenIds, wanted: str, team: Team) -> None:
+    """Set the number format of a fit, the same in every process: the one wanted, or for "auto" the faster one.
+
+    The fixed sample of 32 texts is of the longer half, which takes most of the time.
+    """
+    if wanted == "auto":
+        lengths = np.argsort([len(row) for row in tokens], kind="stable")
+        sample = [tokens[int(text)] for text in lengths[len(lengths) // 2 :][:32]]
+        wanted = "bf16" if team.of_first(float(faster_precision(model, sample) == "bf16")) else "fp32"
+    model.precision = wanted
 
 
 class _InPrecision(torch.nn.Module):

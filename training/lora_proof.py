@@ -60,6 +60,15 @@ class Notes:
     job: str | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Proven:
+    """A proven adapter: its manifest, and the bytes of `lora.safetensors` and `probes.json`."""
+
+    manifest: LoraManifest
+    weights: bytes
+    probes: bytes
+
+
 def publish_proven(
     stored: PeftAdapter,
     source: Source,
@@ -70,19 +79,37 @@ def publish_proven(
     report: Progress,
     witness: Witness | None = None,
 ) -> LoraManifest:
-    """Prove an adapter and store its files, the manifest last.
+    """Prove an adapter and store its files, the manifest last; see `prove_adapter`."""
+    proven = prove_adapter(stored, source, backbone, fetch, notes, report, witness)
+    report("storing", 0.95)
+    for data in (proven.weights, proven.probes, proven.manifest.to_bytes()):
+        store(data)
+    report("done", 1.0)
+    return proven.manifest
+
+
+def prove_adapter(
+    stored: PeftAdapter,
+    source: Source,
+    backbone: str,
+    fetch: Fetch,
+    notes: Notes,
+    report: Progress,
+    witness: Witness | None = None,
+) -> Proven:
+    """Prove that an adapter, on the backbone's graph, gives what PEFT gives in torch.
 
     Args:
         stored: The adapter as it was read from its files.
         source: The pretrained model in torch that the backbone was exported from.
         backbone: Digest of the backbone's manifest.
-        fetch, store: Read and keep bytes by their digest.
+        fetch: Reads bytes by their digest.
         notes: What the manifest says of its making.
-        report: Told of every step, with fractions from 0.05 on.
+        report: Told of every step, with fractions from 0.05 to 0.9.
         witness: What the stored adapter must still give on the pretrained model in torch.
 
     Raises:
-        LoraRefused: It does not fit, changes nothing, or vectors disagree. Nothing is stored then.
+        LoraRefused: It does not fit, changes nothing, or vectors disagree.
         ExportRefused: The pretrained model cannot be read.
         ArtifactRefused: The backbone is damaged.
     """
@@ -117,11 +144,7 @@ def publish_proven(
         encoder.prove(Lora.open(manifest.digest, blobs.__getitem__))
     except (EncoderError, ExportRefused) as error:
         raise LoraRefused(f"the adapter is refused: {error}") from error
-    report("storing", 0.95)
-    for data in (weights, probes, manifest.to_bytes()):
-        store(data)
-    report("done", 1.0)
-    return manifest
+    return Proven(manifest, weights, probes)
 
 
 def _in_graph(adapter: PeftAdapter, sites: set[str]) -> tuple[PeftAdapter, list[str]]:

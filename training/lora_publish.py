@@ -16,7 +16,7 @@ from training.peft_folder import CONFIG, TENSORS, LoraRefused, read_folder
 from training.sources import Source
 
 # What a manifest keeps of a fit's report: nothing that differs between two runs of the same work.
-_KEPT = ("base_score", "select_score", "best_step", "steps_run", "stopped", "temperature", "precision")
+_KEPT = ("base_score", "select_score", "alpha", "best_step", "steps_run", "stopped", "temperature", "precision")
 
 
 def write_folder(fitted: FittedLora, folder: Path) -> None:

@@ -2,14 +2,15 @@
 
 import dataclasses
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from encoder.lora_manifest import MAX_RANK
 from training.errors import FitFailed
 
-_FEWEST_STEPS, _MOST_STEPS = 120, 600
-_EPOCHS = 15
+_FEWEST_STEPS, _MOST_STEPS = 40, 400
+_EPOCHS = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,7 +26,9 @@ class LoraSettings:
         dropout: Share of what a branch reads that is dropped while fitting.
         temperature: Of the loss; None: 0.1 for labels, 0.05 for pairs.
         identity: Weight of the penalty on leaving the base vectors.
-        steps: Optimiser steps; None: 15 passes over the rows, at least 120 and at most 600 steps.
+        replay: Weight of staying the backbone on texts of random tokens (training/lora_replay.py).
+        masked: Weight of masked-token prediction on the step's texts (training/lora_masked.py); needs a mask token.
+        steps: Optimiser steps; None: two passes over the rows, at least 40 and at most 400 steps.
         batch_size: Rows of a step, over all processes. Memory does not grow with it.
         learning_rate: Peak, after a linear warm-up; then half a cosine to 0.
         warm_up: Share of the steps that the warm-up takes.
@@ -38,6 +41,7 @@ class LoraSettings:
         evaluations: Times that the selection score is measured.
         scored_rows: Most rows of the selection split, and of the index it is searched in, that a score rests on.
         patience: Scores in a row without a better one before the fit ends.
+        shares: Parts of the adapter's change of which the fit keeps one (see `training.shares`), each in (0, 1].
         time_budget_s: Longest the fit may take; then the best weights so far are kept.
         checkpoint_every: Steps between checkpoints.
         seed: Of the initial weights, the batches and the dropout.
@@ -50,19 +54,22 @@ class LoraSettings:
     dropout: float = 0.0
     temperature: float | None = None
     identity: float = 0.0
+    replay: float = 3.0
+    masked: float = 0.0
     steps: int | None = None
     batch_size: int = 256
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     warm_up: float = 0.1
     weight_decay: float = 0.01
     averaging: float = 0.95
     max_tokens: int = 64
     chunk_tokens: int = 1024
-    held_tokens: int = 8192
+    held_tokens: int = 16_384
     precision: str = "auto"
     evaluations: int = 8
     scored_rows: int = 2000
     patience: int = 4
+    shares: tuple[float, ...] = (1.0,)
     time_budget_s: float = 700.0
     checkpoint_every: int = 25
     seed: int = 0
@@ -78,6 +85,8 @@ class LoraSettings:
         _within("dropout", self.dropout, 0, 0.9)
         _within("temperature", 0.1 if self.temperature is None else self.temperature, 0.005, 2)
         _within("identity", self.identity, 0, 100)
+        _within("replay", self.replay, 0, 100)
+        _within("masked", self.masked, 0, 100)
         _within("steps", 1 if self.steps is None else self.steps, 1, 1_000_000)
         _within("batch_size", self.batch_size, 2, 65_536)
         _within("learning_rate", self.learning_rate, 1e-8, 1)
@@ -93,6 +102,8 @@ class LoraSettings:
         _within("time_budget_s", self.time_budget_s, 1, 86_400)
         _within("checkpoint_every", self.checkpoint_every, 1, 1_000_000)
         _within("seed", self.seed, 0, 2**31 - 1)
+        if not self.shares or not all(0 < share <= 1 for share in self.shares):
+            raise FitFailed("LoRA settings: shares must lie in (0, 1], one at least")
         if self.precision not in ("auto", "fp32", "bf16"):
             raise FitFailed('LoRA settings: precision must be "auto", "fp32" or "bf16"')
         if self.targets is not None and not (self.targets and all(self.targets)):
@@ -107,7 +118,17 @@ class LoraSettings:
     def to_dict(self) -> dict[str, Any]:
         """Every field as plain JSON values."""
         values = dataclasses.asdict(self)
-        return values | {"targets": None if self.targets is None else list(self.targets)}
+        return values | {"targets": None if self.targets is None else list(self.targets), "shares": list(self.shares)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "LoraSettings":
+        """Settings from what `to_dict` gave, or from a part of it.
+
+        Raises:
+            FitFailed: A field is out of range.
+        """
+        targets, shares = values.get("targets"), values.get("shares", cls().shares)
+        return cls(**{**values, "targets": None if targets is None else tuple(targets), "shares": tuple(shares)})
 
 
 def _within(name: str, value: float, least: float, most: float) -> None:

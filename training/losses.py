@@ -1,7 +1,8 @@
 """Contrastive losses on unit vectors, for labels and for pairs, with false negatives masked.
 
 Every loss takes a temperature that is a number or, where it is learned, a scalar tensor, and stays finite with finite
-gradients for any unit vectors, one label only, and temperatures down to 0.005.
+gradients for any unit vectors, one label only, and temperatures down to 0.005. Losses of labels take weights in (0, 1]:
+how much each item's label is believed.
 """
 
 import torch
@@ -10,32 +11,32 @@ from torch import Tensor
 _NEVER = -torch.inf
 
 
-def supcon(vectors: Tensor, labels: Tensor, temperature: float | Tensor) -> Tensor:
+def supcon(vectors: Tensor, labels: Tensor, temperature: float | Tensor, weights: Tensor | None = None) -> Tensor:
     """Supervised contrastive loss, the "out" form.
 
     Khosla et al. 2020 (arXiv 2004.11362), equation 2:
     `mean_i -1/|P(i)| sum_{p in P(i)} log( exp(z_i·z_p/t) / sum_{a != i} exp(z_i·z_a/t) )`,
     with P(i) the other items of i's label. Items without another of their label are no anchors; a batch without any
-    anchor gives 0 (with a gradient of 0).
+    anchor gives 0 (with a gradient of 0). With weights both means, over anchors and over the positives of one, are
+    weighted means, so that a doubted label counts little on either side.
 
     Args:
         vectors: (n, d) unit rows.
         labels: (n,) int64.
         temperature: t > 0.
+        weights: (n,) in (0, 1]; None weighs all alike.
 
     Returns:
         Scalar, at least 0 up to rounding.
     """
     positive, _, itself = _by_label(labels)
-    count = positive.sum(dim=1)
-    anchors = count > 0
+    anchors = positive.any(dim=1)
     if not bool(anchors.any()):
         return vectors.sum() * 0.0
     logits = (vectors @ vectors.T / temperature).masked_fill(itself, _NEVER)
     log_share = logits - torch.logsumexp(logits, dim=1, keepdim=True)
     # -inf on the diagonal must become 0 before the sum: -inf * 0 is not a number.
-    total = log_share.masked_fill(~positive, 0.0).sum(dim=1)
-    return -(total[anchors] / count[anchors]).mean()
+    return -_mean_of_positives(log_share.masked_fill(~positive, 0.0)[anchors], positive[anchors], anchors, weights)
 
 
 def info_nce(
@@ -72,7 +73,7 @@ def info_nce(
     return (cross_entropy(logits, target) + cross_entropy(logits[:, :n].T, target)) / 2
 
 
-def triplet(vectors: Tensor, labels: Tensor, margin: float) -> Tensor:
+def triplet(vectors: Tensor, labels: Tensor, margin: float, weights: Tensor | None = None) -> Tensor:
     """Batch-hard triplet margin loss on cosine distances.
 
     Hermans et al. 2017 (arXiv 1703.07737), equation 5: `mean_i max(0, margin + max_p d(i, p) - min_n d(i, n))`, the
@@ -83,6 +84,7 @@ def triplet(vectors: Tensor, labels: Tensor, margin: float) -> Tensor:
         vectors: (n, d) unit rows.
         labels: (n,) int64.
         margin: At least 0.
+        weights: (n,) in (0, 1], of each item as an anchor; None weighs all alike.
     """
     positive, negative, _ = _by_label(labels)
     anchors = positive.any(dim=1) & negative.any(dim=1)
@@ -91,11 +93,18 @@ def triplet(vectors: Tensor, labels: Tensor, margin: float) -> Tensor:
     cosines = (vectors @ vectors.T)[anchors]
     farthest = cosines.masked_fill(~positive[anchors], torch.inf).amin(dim=1)
     nearest = cosines.masked_fill(~negative[anchors], _NEVER).amax(dim=1)
-    return torch.relu(margin + nearest - farthest).mean()
+    terms = torch.relu(margin + nearest - farthest)
+    return terms.mean() if weights is None else (weights[anchors] * terms).sum() / weights[anchors].sum()
 
 
 def hard_labels(
-    vectors: Tensor, labels: Tensor, temperature: float | Tensor, *, prior: float, hardness: float
+    vectors: Tensor,
+    labels: Tensor,
+    temperature: float | Tensor,
+    weights: Tensor | None = None,
+    *,
+    prior: float,
+    hardness: float,
 ) -> Tensor:
     """Debiased, hardness-weighted contrastive loss with every item of the label as a positive; see `_weighted`.
 
@@ -105,17 +114,17 @@ def hard_labels(
         vectors: (n, d) unit rows.
         labels: (n,) int64.
         temperature: t > 0.
+        weights: As for `supcon`.
         prior: tau+ in [0, 1): how likely a negative is mislabelled and of the anchor's kind after all.
         hardness: beta >= 0.
     """
     positive, negative, _ = _by_label(labels)
-    count = positive.sum(dim=1)
-    anchors = count > 0
+    anchors = positive.any(dim=1)
     if not bool(anchors.any()):
         return vectors.sum() * 0.0
     logits = (vectors @ vectors.T / temperature)[anchors]
     terms = _weighted(logits, logits, negative[anchors], temperature, prior, hardness)
-    return (terms.masked_fill(~positive[anchors], 0.0).sum(dim=1) / count[anchors]).mean()
+    return _mean_of_positives(terms.masked_fill(~positive[anchors], 0.0), positive[anchors], anchors, weights)
 
 
 def hard_pairs(
@@ -194,6 +203,20 @@ def _cosines_of_pairs(
         against = torch.cat([against, (a != negative_ids) & (p != negative_ids)], dim=1)
         cosines = torch.cat([cosines, anchors @ negatives.T], dim=1)
     return cosines, against
+
+
+def _mean_of_positives(terms: Tensor, positive: Tensor, anchors: Tensor, weights: Tensor | None) -> Tensor:
+    """The mean over anchors of the mean of their positives' terms (a, n), which are 0 elsewhere; weighted if wanted.
+
+    Args:
+        terms: (a, n), of the anchors alone; positive: (a, n) bool, true somewhere in each row.
+        anchors: (n,) bool, which of the batch's items are anchors.
+        weights: (n,) of the batch's items, or None.
+    """
+    if weights is None:
+        return (terms.sum(dim=1) / positive.sum(dim=1)).mean()
+    of_anchor = (terms @ weights) / (positive.to(weights.dtype) @ weights)
+    return (weights[anchors] * of_anchor).sum() / weights[anchors].sum()
 
 
 def _by_label(labels: Tensor) -> tuple[Tensor, Tensor, Tensor]:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from monitoring.recipe import Recipe
 from training.batches import labelled_batches, pair_batches
+from training.feature_views import feature_views
 from training.losses import hard_labels, hard_pairs, identity_penalty, info_nce, supcon, triplet
 from training.modules import ResidualHead
 from training.negatives import Miner
@@ -23,7 +24,7 @@ class Objective:
     """Gives the loss of one step after the other, each on a fresh batch.
 
     Args:
-        problem: The rows.
+        problem: The rows; extra ones are fitted like the others.
         recipe: Resolved.
         head: Adapts the vectors, as it is when a loss is asked for.
         temperature: Of the loss.
@@ -33,6 +34,7 @@ class Objective:
     def __init__(
         self, problem: Problem, recipe: Recipe, head: ResidualHead, temperature: Temperature, replay: Vectors | None
     ) -> None:
+        problem = problem.whole()
         self._recipe, self._head, self._temperature = recipe, head, temperature
         self._rng = np.random.default_rng(recipe.seed)
         self._vectors = torch.from_numpy(problem.vectors)
@@ -64,7 +66,8 @@ class Objective:
 
     def _adapt(self, texts: Indices) -> tuple[Tensor, Tensor]:
         base = self._vectors[torch.from_numpy(texts)]
-        return base, self._head(base)
+        share = self._recipe.feature_dropout
+        return base, self._head(feature_views(base, share) if share else base)
 
 
 _Adapt = Callable[[Indices], tuple[Tensor, Tensor]]
@@ -75,17 +78,19 @@ class _Labelled:
 
     def __init__(self, problem: LabelledProblem, recipe: Recipe, adapt: _Adapt) -> None:
         self._problem, self._recipe, self._adapt = problem, recipe, adapt
+        self._weights = None if problem.fit_weights is None else torch.from_numpy(problem.fit_weights)
 
     def __call__(self, batch: Indices, temperature: float | Tensor, mined: Indices) -> Tensor:
         recipe, rows = self._recipe, np.concatenate([batch, mined])
         base, adapted = self._adapt(self._problem.fit[rows])
         labels = torch.from_numpy(self._problem.fit_labels[rows])
+        weights = None if self._weights is None else self._weights[torch.from_numpy(rows)]
         if recipe.loss == "triplet":
-            loss = triplet(adapted, labels, recipe.margin)
+            loss = triplet(adapted, labels, recipe.margin, weights)
         elif recipe.loss == "debiased":
-            loss = hard_labels(adapted, labels, temperature, prior=recipe.prior, hardness=recipe.hardness)
+            loss = hard_labels(adapted, labels, temperature, weights, prior=recipe.prior, hardness=recipe.hardness)
         else:
-            loss = supcon(adapted, labels, temperature)
+            loss = supcon(adapted, labels, temperature, weights)
         return loss + penalties(recipe, adapted, base, labels[:, None] != labels)
 
 

@@ -2,18 +2,24 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
+import numpy as np
+
+from monitoring.quality import Scores
+from training.shares import within_one_error
 from training.weights import HeadWeights
 
+MAX_POINTS: Final = 64
 _LOSS_GAIN = 1e-4
 
 
 class Course:
-    """Keeps the best weights: those with the best score, of equal ones those with the lowest loss on unseen rows.
+    """Keeps the latest weights whose score is within one standard error of the best one's.
 
-    A collapsed state is never the best. The fit is exhausted when for `patience` evaluations neither the score has
-    risen nor the loss has fallen: a score on few rows stands still for a while before it rises.
+    A score on few rows is noisy, and the highest of many is more noise still, while a schedule that ends at rest brings
+    the steadiest weights last: so the latest, unless scores have surely fallen since. A collapsed state is never kept.
+    The fit is exhausted when for `patience` evaluations neither the score has risen nor the loss has fallen.
 
     Args:
         patience: Evaluations to wait.
@@ -23,29 +29,30 @@ class Course:
     def __init__(self, patience: int, start: HeadWeights) -> None:
         self._patience = patience
         self.best_weights, self.best_step, self.best_score = start, 0, -1.0
+        self._best_items: Scores | None = None
         self.curve: list[tuple[int, float]] = []
         self.reasons: list[str] = []
-        self._loss_of_best = math.inf
         self._lowest_loss = math.inf
         self._better_at = 0
         self._measured: list[Mapping[str, float]] = []
 
     def add(
-        self, step: int, score: float, measured: Mapping[str, float], weights: HeadWeights, reasons: Sequence[str]
+        self, step: int, items: Scores, measured: Mapping[str, float], weights: HeadWeights, reasons: Sequence[str]
     ) -> None:
-        """Take note of an evaluation; `reasons` say why its state counts as collapsed, if it does."""
+        """Take note of an evaluation's scores (m,); `reasons` say why its state counts as collapsed, if it does."""
+        score = float(items.mean())
         self.curve.append((step, round(score, 5)))
         self._measured.append(measured)
         self.reasons = list(reasons)
         if reasons:
             return
         loss = math.inf if math.isnan(measured["loss"]) else measured["loss"]
-        if score > self.best_score:
-            self._better_at = len(self.curve)
         if loss < self._lowest_loss - _LOSS_GAIN:
             self._lowest_loss, self._better_at = loss, len(self.curve)
-        if (score, -loss) > (self.best_score, -self._loss_of_best):
-            self.best_weights, self.best_step, self.best_score, self._loss_of_best = weights, step, score, loss
+        if self._best_items is None or score > self.best_score:
+            self._best_items, self.best_score, self._better_at = items, score, len(self.curve)
+        if within_one_error(self._best_items, items):
+            self.best_weights, self.best_step = weights, step
 
     @property
     def exhausted(self) -> bool:
@@ -61,3 +68,19 @@ class Course:
 
 def _plain(value: float) -> float | None:
     return round(value, 5) if math.isfinite(value) else None
+
+
+def thinned(report: Mapping[str, Any], most: int = MAX_POINTS) -> dict[str, list[Any]]:
+    """The curves of a fit's report, small enough to be stored with the job: at most `most` points, evenly chosen, the
+    first (the base, step 0), the best and the last among them.
+
+    Returns:
+        {"step": [...], "score": [...], "<measure>": [...]}, lists of one length; None where a value is unknown.
+    """
+    steps = [0, *(step for step, _ in report["curve"])]
+    curves = {"step": steps, "score": [report["base_score"], *(score for _, score in report["curve"])]}
+    curves |= {name: values for name, values in report.get("geometry", {}).items() if name != "step"}
+    chosen = set(np.linspace(0, len(steps) - 1, min(len(steps), most - 1)).astype(int).tolist())
+    if report["best_step"] in steps:
+        chosen.add(steps.index(report["best_step"]))
+    return {name: [values[place] for place in sorted(chosen)] for name, values in curves.items()}

@@ -1,130 +1,44 @@
-"""The steps of a retrain that turn a fitted head into a version: export, proof, reference, store, publish, promote."""
+"""The steps of a retrain that turn a judged artifact into a version: reference, store, publish, promote."""
 
-import importlib.metadata
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from typing import Any, Final
 
 import numpy as np
 
-from encoder.adapters import Head
-from encoder.manifest import FileEntry, HeadManifest, Parity
-from encoder.runtime import HeadSession
+from encoder.lora_manifest import LoraManifest
+from encoder.manifest import FileEntry, HeadManifest
 from monitoring.gate import Outcome
 from monitoring.limits import laxer_fields
 from monitoring.reference import Reference, split_held_out
-from registry import versions
+from monitoring.rollout_rules import Rules
+from registry import rollouts, versions
 from registry.errors import Conflict
 from registry.row import RowKind
 from registry.states import VersionState
 from registry.versions import Version
+from training.contenders import FILES, candidate
 from training.data import Corpus
-from training.errors import ExportFailed
 from training.fitted import FILE as FITTED
-from training.head_export import export_head
-from training.problem import Indices, Vectors
+from training.lora_task import DRAFT
+from training.problem import Indices
+from training.report_step import CARD, REPORT, report_files
 from training.steps import JobContext
 
-MAX_ABS_DIFFERENCE = 1e-4
-MIN_COSINE = 0.99999
-# A head whose largest component differs from the base's by less than this was lost on the way.
-MIN_CHANGE = 1e-4
-PROBES = 64
-_VERSIONED = ("numpy", "onnx", "onnxruntime", "torch")
-
-
-def export(context: JobContext) -> None:
-    """Write the head as ONNX, and probes by which a loader can tell that it runs right."""
-    weights = context.weights()
-    _, generic = context.vectors()
-    inputs = generic[:: max(1, len(generic) // PROBES)][:PROBES]
-    context.folder.write("head.onnx", export_head(weights))
-    context.folder.write_arrays("probes.safetensors", {"inputs": inputs, "outputs": weights.apply(inputs)})
-    context.tell("export", 1.0)
-
-
-def check(context: JobContext) -> None:
-    """Prove that exported, reloaded and fitted head agree, on every row, and that they are not the base.
-
-    Raises:
-        ExportFailed: They do not, or they are.
-    """
-    base, generic = context.vectors()
-    rows = np.concatenate([base, generic])
-    graph = context.folder.read("head.onnx")
-    exported = HeadSession(graph).run(rows)
-    fitted = context.weights().apply(rows)
-    parity = _agree(exported, fitted, "the fitted weights")
-    witness = context.folder.read_arrays("witness.safetensors")
-    _agree(HeadSession(graph).run(witness["inputs"]), witness["outputs"], "torch")
-    change = float(np.abs(exported - rows).max())
-    if change < MIN_CHANGE:
-        raise ExportFailed(
-            f"the fitted head changes no vector by more than {change:.1e}, so it would only repeat the base; "
-            "give the fit more steps or a higher learning_rate"
-        )
-
-    manifest = _manifest(context, graph, parity).to_bytes()
-    context.folder.write("manifest.json", manifest)
-    files = [manifest, graph, context.folder.read("probes.safetensors")]
-    kept = {FileEntry.of(data).sha256: data for data in files}
-    reloaded = Head.open(FileEntry.of(manifest).sha256, kept.__getitem__)
-    _agree(reloaded.apply(rows), fitted, "the fitted weights after reloading")
-    context.tell(
-        "check",
-        1.0,
-        f"largest difference {parity.max_abs_difference:.1e} over {parity.texts} vectors",
-        {"parity": {"max_abs_difference": parity.max_abs_difference, "min_cosine": parity.min_cosine}},
-    )
-
-
-def _agree(found: Vectors, wanted: Vectors, what: str) -> Parity:
-    difference = float(np.abs(found - wanted).max())
-    cosine = min(1.0, float((found * wanted).sum(axis=1).min()))
-    # Written so that a NaN fails.
-    if not (difference <= MAX_ABS_DIFFERENCE and cosine >= MIN_COSINE):
-        raise ExportFailed(
-            f"the exported head differs from {what} by {difference:.1e} (smallest cosine {cosine:.6f}); "
-            "nothing was published. Queue the retrain again, and report it if it happens twice"
-        )
-    return Parity(len(found), difference, cosine)
-
-
-def _manifest(context: JobContext, graph: bytes, parity: Parity) -> HeadManifest:
-    facts, report = context.snapshot, context.folder.read_json("fit.json")
-    # No times and no machine: equal work gives equal bytes.
-    metrics = {
-        "evaluation": context.folder.read_json("means.json"),
-        "fit": {name: report[name] for name in ("base_score", "select_score", "best_step", "alpha")},
-        "outcome": context.folder.read_json("verdict.json")["outcome"],
-        "rows": facts["rows"],
-    }
-    champion = facts["champion"]
-    return HeadManifest(
-        backbone=facts["backbone"],
-        dimension=context.weights().dimension,
-        files={
-            "head.onnx": FileEntry.of(graph),
-            "probes.safetensors": FileEntry.of(context.folder.read("probes.safetensors")),
-        },
-        parity=parity,
-        recipe=context.recipe.to_dict(),
-        dataset=facts["dataset"] | {"fitted": FileEntry.of(context.folder.read(FITTED)).sha256},
-        metrics=metrics,
-        parent=None if champion is None else champion["digest"],
-        job=context.job.id,
-        versions={name: importlib.metadata.version(name) for name in _VERSIONED},
-    )
+MANIFEST: Final = "manifest.json"
+DOCUMENTS: Final = {"report": REPORT, "card": CARD}
+# What a manifest keeps of the fit's report.
+_FIT = ("method", "why", "base_score", "select_score", "best_step", "alpha", "stopped")
 
 
 def reference(context: JobContext) -> None:
     """Build what drift is measured against: fitted rows as index, held-out rows as calibration and replay.
 
-    No held-out row was fitted on; the selection rows did choose the step at which the fit stopped, and alpha. Where the
-    head was fitted once more, on them too, they are fitted rows.
+    Vectors are those of the exported artifact. No held-out row was fitted on; the selection rows did choose the step at
+    which the fit stopped, and alpha. Where the head was fitted once more, on them too, they are fitted rows.
     """
     corpus, parts = context.corpus(), context.parts()
-    base, _ = context.vectors()
-    vectors = context.weights().apply(base)
+    vectors = candidate(context).texts
     refit = context.recipe.refit
     held_out = parts.gate if refit else np.concatenate([parts.select, parts.gate])
     calibration, replay = split_held_out(len(held_out), seed=context.recipe.seed, clusters=parts.clusters[held_out])
@@ -147,6 +61,8 @@ def _fit_items(corpus: Corpus, rows: Indices) -> tuple[Indices, list[str], list[
     numbers = [str(row + 1) for row in rows]
     if corpus.kind is RowKind.LABELLED:
         return corpus.subject[rows], numbers, [corpus.labels[row] for row in rows]
+    if corpus.views:
+        return corpus.positive[rows], numbers, None
     texts = np.concatenate([corpus.subject[rows], corpus.positive[rows]])
     return texts, [f"{n}.anchor" for n in numbers] + [f"{n}.positive" for n in numbers], None
 
@@ -155,38 +71,65 @@ def _traffic(corpus: Corpus, rows: Indices) -> Indices:
     """Text numbers of rows as they would arrive: both sides of a pair are embedded in use, an answer once."""
     if corpus.kind is RowKind.LABELLED:
         return corpus.subject[rows]
+    if corpus.views:
+        return corpus.positive[rows]
     return np.concatenate([corpus.subject[rows], np.unique(corpus.positive[rows])])
 
 
 def store(context: JobContext) -> None:
-    """Put every artifact into the store, the manifest last; nothing names them yet."""
-    for name in ("head.onnx", "probes.safetensors", "reference.safetensors", FITTED, "manifest.json"):
+    """Finish the manifest with the figures of the evaluation, and put every artifact into the store, the manifest last;
+    nothing names them yet."""
+    context.folder.write(MANIFEST, _manifest(context).to_bytes())
+    for name in (*FILES[context.kind], "reference.safetensors", FITTED, MANIFEST):
         context.registry.store(context.folder.read(name))
+    for document in report_files(context).values():
+        context.registry.store(document)
     context.tell("store", 1.0)
+
+
+def _manifest(context: JobContext) -> HeadManifest | LoraManifest:
+    """The version's manifest; no times and no paths beside those measured in its own fit."""
+    folder, report = context.folder, context.folder.read_json("fit.json")
+    draft = folder.read(DRAFT)
+    manifest = (LoraManifest if context.kind == LoraManifest.KIND else HeadManifest).from_bytes(draft)
+    metrics = {
+        **manifest.metrics,
+        "evaluation": folder.read_json("means.json"),
+        "fit": {name: report[name] for name in _FIT} | {"extra": report.get("extra", {})},
+        "outcome": folder.read_json("verdict.json")["outcome"],
+        "rows": context.snapshot["rows"],
+    }
+    return replace(manifest, metrics=metrics)
 
 
 def publish(context: JobContext) -> None:
     """Enter the version, in one transaction; repeating it gives the version that is there already."""
     facts = context.snapshot
     verdict = context.folder.read_json("verdict.json")
-    manifest = context.folder.read("manifest.json")
+    manifest = _manifest(context)
     champion = facts["champion"]
     with context.registry.writing() as session:
         version = versions.publish(
             session,
             adapter=context.job.adapter,
-            digest=FileEntry.of(manifest).sha256,
-            kind="head",
+            digest=manifest.digest,
+            kind=context.kind,
             backbone=facts["backbone"],
             reference=FileEntry.of(context.folder.read("reference.safetensors")).sha256,
             parent=None if champion is None else champion["number"],
             job_id=context.job.id,
             dataset=f"{facts['dataset']['name']}@{facts['dataset']['revision']}",
-            metrics=HeadManifest.from_bytes(manifest).metrics,
+            metrics={**manifest.metrics, **_documents(context)},
             verdict=verdict,
             rejected=verdict["outcome"] == Outcome.FAIL,
         )
     context.folder.write_json("version.json", {"number": version.number})
+
+
+def _documents(context: JobContext) -> dict[str, str]:
+    """Digests of the report and the model card, as far as they could be made."""
+    files = report_files(context)
+    return {name: FileEntry.of(files[file]).sha256 for name, file in DOCUMENTS.items() if file in files}
 
 
 def promote(context: JobContext) -> None:
@@ -208,9 +151,13 @@ def _promotion(context: JobContext, version: Version, outcome: str, expected: in
         return {"promoted": False, "why": f"the verdict is {outcome}"}
     if not context.recipe.promote:
         return {"promoted": False, "why": "the recipe says promote = false"}
+    if context.snapshot["dataset"]["kind"] == RowKind.UNLABELLED:
+        return {"promoted": False, "why": "it was fitted and judged without labels or pairs; promote it by hand"}
     if laxer := laxer_fields(context.recipe.gate_settings()):
         named = ", ".join(laxer)
         return {"promoted": False, "why": f"the recipe's gate is laxer than the default in {named}; promote it by hand"}
+    if context.recipe.rollout is not None and expected is not None:  # without a live version nothing is compared with
+        return _rolled_out(context, version, context.recipe.rollout, expected)
     if version.promoted_at is None and version.state is VersionState.CANDIDATE:
         try:
             with context.registry.writing() as session:
@@ -218,3 +165,20 @@ def _promotion(context: JobContext, version: Version, outcome: str, expected: in
         except Conflict:
             return {"promoted": False, "why": "another version went live meanwhile; promote it by hand if it is better"}
     return {"promoted": True, "why": "the verdict is pass"}
+
+
+def _rolled_out(context: JobContext, version: Version, rules: Mapping[str, Any], live: int) -> Mapping[str, Any]:
+    try:
+        with context.registry.writing() as session:
+            rollouts.start(
+                session,
+                version.adapter,
+                version.number,
+                rules=Rules.from_mapping(rules).to_dict(),
+                by=context.job.id,
+                expect_live=live,
+                once=True,
+            )
+    except Conflict as conflict:
+        return {"promoted": False, "why": f"the verdict is pass, but no rollout was begun: {conflict}"}
+    return {"promoted": False, "why": "the verdict is pass; a rollout decides"}

@@ -9,9 +9,8 @@ from encoder.errors import EncoderError
 from monitoring.errors import MonitoringError
 from registry import jobs, versions
 from registry.errors import NotFound, RegistryError, Unavailable
-from registry.jobs import Job
 from registry.states import JobState
-from training import judge, publish, steps
+from training import artifact, fit_step, judge, publish, report_step, steps
 from training.crash import crash_point
 from training.errors import JobCancelled, TrainingError
 from training.files import WorkFolder
@@ -22,16 +21,16 @@ log = structlog.get_logger()
 DONE: Final = "done"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
-_PAUSES: Final = "pauses.json"
 
 WORK: Final[Mapping[str, Callable[[JobContext], None]]] = {
     "snapshot": steps.snapshot,
     "encode": steps.encode,
-    "fit": steps.fit,
+    "fit": fit_step.fit,
+    "export": artifact.export,
+    "check": artifact.check,
     "evaluate": judge.evaluate,
     "gate": judge.gate,
-    "export": publish.export,
-    "check": publish.check,
+    "report": report_step.report,
     "reference": publish.reference,
     "store": publish.store,
     "publish": publish.publish,
@@ -112,21 +111,6 @@ def abandon(context: JobContext, state: JobState, error: str | None) -> None:
         jobs.finish(session, context.job.id, state, verdict=verdict, error=error, version=number)
     context.folder.remove()
     log.info("retrain.ended", job=context.job.id, adapter=context.job.adapter, state=state.value)
-
-
-def note_pause(folder: WorkFolder) -> None:
-    """Note that the job in this folder is left because its worker was stopped, not because it died."""
-    folder.path.mkdir(parents=True, exist_ok=True, mode=0o700)
-    folder.write_json(_PAUSES, _pauses(folder) + 1)
-
-
-def deaths(job: Job, folder: WorkFolder) -> int:
-    """How often a worker died over this job: the times it was taken up before without being left on purpose."""
-    return max(0, job.attempts - 1 - _pauses(folder))
-
-
-def _pauses(folder: WorkFolder) -> int:
-    return int(folder.read_json(_PAUSES)) if folder.has(_PAUSES) else 0
 
 
 def sweep_folders(context_root: WorkFolder, is_finished: Callable[[str], bool]) -> int:

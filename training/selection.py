@@ -11,7 +11,7 @@ Apply = Callable[[Vectors], Vectors]
 
 
 class Selector:
-    """Scores heads on the selection split of one problem, against an index of the fit split.
+    """Scores heads on the selection split of one problem, against an index of the fit split without doubted rows.
 
     Labels: the mean of 1-NN and 10-NN accuracy. Pairs: nDCG@10 of finding each anchor's positive among all positives.
     """
@@ -31,8 +31,10 @@ class Selector:
 
 
 def _labelled(problem: LabelledProblem, vectors: Vectors) -> Scores:
-    index, queries = vectors[problem.fit], vectors[problem.select]
-    index_labels = [str(code) for code in problem.fit_labels]
+    # Doubted rows are no neighbours to be judged by, unless there are no others.
+    rows = np.flatnonzero(problem.sure) if problem.sure.any() else np.arange(len(problem.fit))
+    index, queries = vectors[problem.fit[rows]], vectors[problem.select]
+    index_labels = [str(code) for code in problem.fit_labels[rows]]
     query_labels = [str(code) for code in problem.select_labels]
     scores = [knn_accuracy(index, index_labels, queries, query_labels, k=k) for k in (1, 10)]
     return np.asarray(np.mean(scores, axis=0), dtype=np.float64)

@@ -30,7 +30,7 @@ class SentenceModule(torch.nn.Module):
 
     def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
         """Sentence vectors of a padded batch."""
-        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **self._token_types(input_ids))
+        output = self.model(input_ids=input_ids, attention_mask=attention_mask, **self.token_types(input_ids))
         hidden: torch.Tensor = output.last_hidden_state
         mask = attention_mask.unsqueeze(-1)
         if self.pooling == "cls":
@@ -49,7 +49,8 @@ class SentenceModule(torch.nn.Module):
             vectors: npt.NDArray[np.float32] = self(ids, mask).numpy()
         return vectors
 
-    def _token_types(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+    def token_types(self, input_ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        """The model's input of token types, all of the first type, where it has one."""
         return {"token_type_ids": torch.zeros_like(input_ids)} if "token_type_ids" in self._names else {}
 
 
@@ -77,7 +78,7 @@ class PackedModule(torch.nn.Module):
             input_ids=input_ids,
             attention_mask=torch.where(own, 0.0, _FAR),
             position_ids=positions + self.first,
-            **self._module[0]._token_types(input_ids),
+            **self._module[0].token_types(input_ids),
         ).last_hidden_state
         member = texts[:, None] == owners.reshape(-1)[None, :]
         if self._module[0].pooling == "cls":

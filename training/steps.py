@@ -1,38 +1,48 @@
-"""The steps of a retrain that prepare and fit. Each may be repeated after a crash and then does no harm.
+"""The steps of a retrain that prepare its fit, and what every step needs. Each may be repeated after a crash.
 
 A step reads what earlier ones left in the job's work folder and leaves its own files there, each whole or absent.
 """
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Protocol
 
+import numpy.typing as npt
+
 from encoder.encoder import Encoder
+from encoder.manifest import BackboneManifest, load_manifest_bytes
 from monitoring.recipe import Recipe
 from registry import backbones, datasets, jobs, versions
+from registry.datasets import DatasetRevision
 from registry.jobs import Job
+from registry.names import parse_model
 from registry.registry import Registry
 from registry.row import RowKind
-from training import problem
+from registry.versions import Version
 from training.child import FitProcess
-from training.crash import crash_point
-from training.data import Corpus, Parts, fit_problem, part
+from training.data import Corpus, Parts, part
 from training.errors import DataRefused, JobCancelled
-from training.evaluation import generic_parts
+from training.extra_texts import FILE as EXTRA
+from training.extra_texts import extra_arrays, extra_texts
 from training.files import WorkFolder
 from training.fitted import FILE as FITTED
 from training.fitted import fitted_by, fitted_bytes, without_fitted
 from training.generic import generic_texts
+from training.lora_task import settings_of
+from training.pretrained import find_pretrained
 from training.problem import Vectors
+from training.views import view_corpus
 from training.weights import HeadWeights
 
 # Share of the whole job that is done when a step begins.
 BEGINS = {
-    "snapshot": 0.0, "encode": 0.04, "fit": 0.45, "evaluate": 0.82, "gate": 0.88, "export": 0.90, "check": 0.92,
-    "reference": 0.94, "store": 0.96, "publish": 0.97, "promote": 0.98, "finish": 0.99,
+    "snapshot": 0.0, "encode": 0.04, "fit": 0.45, "export": 0.78, "check": 0.80, "evaluate": 0.84, "gate": 0.90,
+    "report": 0.91, "reference": 0.94, "store": 0.96, "publish": 0.97, "promote": 0.98, "finish": 0.99,
 }  # fmt: skip
 STEPS = tuple(BEGINS)
+MIN_GATE_TO_REFIT = 100
+"""Rows of the gate from which on the selection rows are fitted as well: the drift monitor is calibrated on the rest."""
 _TELL_S = 0.5
 
 
@@ -76,10 +86,26 @@ class JobContext:
         return found
 
     def corpus(self) -> Corpus:
-        """The dataset's rows."""
+        """The dataset's rows; those without a label as two views of each."""
         with self.registry.reading() as session:
             dataset = datasets.get(session, self.job.dataset, self.job.revision)
-        return Corpus.of(datasets.load_rows(self.registry.artifacts, dataset), RowKind(dataset.kind))
+        rows = datasets.load_rows(self.registry.artifacts, dataset)
+        if dataset.kind is RowKind.UNLABELLED:
+            return view_corpus(rows, self.parts(), self.recipe.seed)
+        return Corpus.of(rows, RowKind(dataset.kind))
+
+    def unlabelled(self) -> list[str]:
+        """The texts of the recipe's unlabelled dataset; none where it names none."""
+        named = self.snapshot["unlabelled"]
+        if named is None:
+            return []
+        with self.registry.reading() as session:
+            dataset = datasets.get(session, named["name"], named["revision"])
+        return [row.subject for row in datasets.load_rows(self.registry.artifacts, dataset)]
+
+    def extra(self) -> Mapping[str, npt.NDArray[Any]]:
+        """Base vectors of what is fitted beside the dataset; empty where there is nothing."""
+        return self.folder.read_arrays(EXTRA) if self.folder.has(EXTRA) else {}
 
     def parts(self) -> Parts:
         """The three parts."""
@@ -89,6 +115,11 @@ class JobContext:
         """Base vectors of the distinct texts and of the generic sentences."""
         arrays = self.folder.read_arrays("base.safetensors")
         return arrays["texts"], arrays["generic"]
+
+    @property
+    def kind(self) -> str:
+        """What `fit` kept: "head" or "lora"."""
+        return str(self.folder.read_json("fit.json")["method"])
 
     def weights(self) -> HeadWeights:
         """The fitted head."""
@@ -133,28 +164,37 @@ def snapshot(context: JobContext) -> None:
         dataset = datasets.get(session, job.dataset, job.revision)
         # Before the adapter is made: a job that cannot run leaves no empty adapter behind.
         recipe = Recipe.from_mapping(job.recipe).resolved(RowKind(dataset.kind))
+        named = recipe.unlabelled
+        unlabelled = None if named is None else _texts_alone(datasets.get(session, *parse_model(named)))
         known = {adapter.name: adapter for adapter in versions.all_adapters(session)}
         if job.adapter not in known:
             backbone = backbones.default(session)
             if backbone is None:
                 raise DataRefused("no backbone has been imported; run `driftline backbone import` first")
-            versions.ensure_adapter(session, job.adapter, backbone.digest, by=job.id)
             digest = backbone.digest
         else:
             digest = known[job.adapter].backbone
+        if recipe.method == "lora":
+            find_pretrained(BackboneManifest.from_bytes(load_manifest_bytes(digest, context.registry.fetch)))
+        versions.ensure_adapter(session, job.adapter, digest, by=job.id)
         champion = versions.live(session, job.adapter)
     rows = datasets.load_rows(context.registry.artifacts, dataset)
     parts = part(rows, recipe.seed)
+    if recipe.refit is None:
+        recipe = replace(recipe, refit=len(parts.gate) >= MIN_GATE_TO_REFIT)
     fitted = None if champion is None else fitted_by(champion.digest, context.registry.fetch)
     if fitted is not None:
         parts = without_fitted(parts, rows, fitted)
     context.folder.write_arrays("parts.safetensors", {f.name: getattr(parts, f.name) for f in fields(parts)})
-    context.folder.write(FITTED, fitted_bytes(rows, parts.seen(recipe.refit)))
+    pool = [] if unlabelled is None else datasets.load_rows(context.registry.artifacts, unlabelled)
+    further = [row.subject for row in pool]
+    context.folder.write(FITTED, fitted_bytes(rows, parts.seen(recipe.refit), further))
     context.folder.write_json("recipe.json", recipe.to_dict())
     facts = {
         "backbone": digest,
-        "dataset": {"name": dataset.name, "revision": dataset.revision, "digest": dataset.digest},
-        "champion": None if champion is None else {"number": champion.number, "digest": champion.digest},
+        "dataset": _of(dataset),
+        "unlabelled": None if unlabelled is None else _of(unlabelled),
+        "champion": None if champion is None else _named(champion),
         "rows": {
             "fit": len(parts.fit),
             "select": len(parts.select),
@@ -165,6 +205,26 @@ def snapshot(context: JobContext) -> None:
     }
     context.folder.write_json("snapshot.json", facts)
     context.tell("snapshot", 1.0, f"{len(rows)} rows", {"rows": facts["rows"]})
+
+
+def _texts_alone(dataset: DatasetRevision) -> DatasetRevision:
+    """The dataset, if it has neither labels nor pairs. Raises DataRefused."""
+    if dataset.kind is not RowKind.UNLABELLED:
+        raise DataRefused(f"the dataset {dataset.name} that the recipe names as unlabelled holds {dataset.kind} rows")
+    return dataset
+
+
+def _of(dataset: DatasetRevision) -> dict[str, Any]:
+    return {
+        "name": dataset.name,
+        "revision": dataset.revision,
+        "digest": dataset.digest,
+        "kind": RowKind(dataset.kind).value,
+    }
+
+
+def _named(version: Version) -> dict[str, Any]:
+    return {"number": version.number, "digest": version.digest, "kind": version.kind}
 
 
 def encode(context: JobContext) -> None:
@@ -180,7 +240,8 @@ def encode(context: JobContext) -> None:
         precision=runtime.precision,
         threads=runtime.threads,
     )
-    texts = context.corpus().texts
+    corpus = context.corpus()
+    texts = corpus.texts
     started = time.monotonic()
     encoded = encoder.encode(
         texts,
@@ -189,38 +250,21 @@ def encode(context: JobContext) -> None:
     )
     seconds = time.monotonic() - started
     generic = encoder.encode(generic_texts(), truncate=True).vectors
+    extra = extra_texts(corpus, context.parts(), context.recipe, context.unlabelled())
+    if extra.wordings or extra.pool:
+        further = [*(wording.text for wording in extra.wordings), *extra.pool]
+        context.folder.write_arrays(EXTRA, extra_arrays(extra, encoder.encode(further, truncate=True).vectors))
+    # What a text costs as a LoRA fit reads it, for the method "auto".
+    read = settings_of(context.recipe).max_tokens
+    share = sum(min(count, read) for count in encoded.counts) / sum(encoded.counts)
+    context.folder.write_json("encode.json", {"lora_text_s": seconds * share / len(texts)})
     context.folder.write_arrays("base.safetensors", {"texts": encoded.vectors, "generic": generic})
     facts = {
         "texts": len(texts),
+        "extra": extra.report,
         "truncated": int(sum(encoded.truncated)),
         "seconds": round(seconds, 2),
         "provider": encoder.session.provider,
         "precision": encoder.session.precision,
     }
     context.tell("encode", 1.0, f"{len(texts)} texts in {seconds:.1f} s", {"encode": facts})
-
-
-def fit(context: JobContext) -> None:
-    """Fit the head in a child process."""
-    if not context.folder.has("fit.json"):
-        context.tell("fit", 0.0, "starting the fit")
-        vectors, generic = context.vectors()
-        task = fit_problem(context.corpus(), context.parts(), vectors)
-        judged, replayed = generic_parts(generic, context.recipe)
-        context.folder.write_arrays("generic.safetensors", {"judged": judged, "replayed": replayed})
-        context.folder.write("problem.safetensors", problem.to_bytes(task))
-        process = FitProcess(context.folder.path)
-        context.keeper.keep(process)
-        try:
-            process.wait(lambda told: _fit_progress(context, told), context.check_cancel, context.recipe.time_budget_s)
-        finally:
-            context.keeper.keep(None)
-    report = context.folder.read_json("fit.json")
-    kept = {name: report[name] for name in ("base_score", "select_score", "best_step", "alpha", "stopped", "seconds")}
-    context.tell("fit", 1.0, f"selection score {kept['base_score']:.4f} -> {kept['select_score']:.4f}", {"fit": kept})
-
-
-def _fit_progress(context: JobContext, told: Mapping[str, Any]) -> None:
-    crash_point("fit.during")
-    message = f"step {told['step']} of {told['steps']}, selection score {told['score']:.4f}"
-    context.tell_sometimes("fit", told["step"] / told["steps"], message)

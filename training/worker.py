@@ -23,6 +23,7 @@ from registry.jobs import Job, JobState
 from registry.lock import FileLock
 from registry.registry import Registry
 from training import leash, retrain
+from training.attempts import deaths, note_pause
 from training.child import FitProcess
 from training.engine import Engine, Standing
 from training.errors import WorkerRefused
@@ -171,9 +172,9 @@ class Worker:
             WorkFolder(self._home.work_dir / job_id).remove()
             self._active = None
             return False
-        deaths = retrain.deaths(job, WorkFolder(self._home.work_dir / job_id))
-        if deaths > MAX_RECOVERY_ATTEMPTS:
-            self._patiently(lambda: retrain.abandon(self._context(job), JobState.FAILED, _died(job, deaths)))
+        died = deaths(job, WorkFolder(self._home.work_dir / job_id))
+        if died > MAX_RECOVERY_ATTEMPTS:
+            self._patiently(lambda: retrain.abandon(self._context(job), JobState.FAILED, _died(job, died)))
             self._active = None
             return False
         log.info("retrain.started", job=job_id, adapter=job.adapter, attempt=job.attempts)
@@ -236,7 +237,7 @@ class Worker:
         if active is not None:
             # Without the note (a full disk) this stop counts as a death.
             with contextlib.suppress(OSError):
-                retrain.note_pause(WorkFolder(self._home.work_dir / active))
+                note_pause(WorkFolder(self._home.work_dir / active))
             # Closing the engine would note the running job as failed. Everything on disk is safe at any moment, the
             # kernel gives the lock back, and the next start resumes.
             sys.stdout.flush()

@@ -48,7 +48,7 @@ async def healthz(service: Running) -> Response:
 
 @router.get("/readyz", summary="Can it answer", responses=problems(503))
 async def readyz(request: Request, service: Running) -> Response:
-    """200 once the default backbone reproduces its probes, until a stop begins."""
+    """200 once the default backbone reproduces its probes and canaries are loaded, until a stop begins."""
     if service.draining:
         raise Problem(503, "The service is stopping.", code="draining")
     catalog = service.catalog
@@ -59,6 +59,8 @@ async def readyz(request: Request, service: Running) -> Response:
         if catalog.loaded_once:
             raise Problem(503, "No backbone is imported: run `driftline backbone import`.", code="no_backbone")
         raise Problem(503, "The model is being loaded.", code="loading")
+    if service.rollouts.starting:
+        raise Problem(503, "The candidate of a canary is being loaded.", code="loading")
     probe: Probe = request.app.state.probe
     async with probe.lock:
         if probe.digest != backbone.record.digest or time.monotonic() - probe.at > PROBE_SECONDS:

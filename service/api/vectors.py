@@ -36,7 +36,7 @@ INLINE_NUMBERS = 20_000
 async def embeddings(request: Request, service: Running, caller: MayEmbed) -> Response:
     """OpenAI's embeddings contract, with true token counts and the exact version in `model`."""
     asked = embedding_request(await request.body(), service.settings.max_inputs)
-    target = await service.resolve(asked.model, request)
+    target = await service.resolve(asked.model, request, user=asked.user)
     native = target.backbone.record.dimension
     if asked.dimensions is not None and asked.dimensions > native:
         raise invalid("dimensions", f"is {asked.dimensions}; this model has {native}")

@@ -27,8 +27,9 @@ def test_what_is_left_open_depends_on_the_rows() -> None:
     assert pairs.temperature is not None
     assert labels.temperature > pairs.temperature
     assert Recipe(temperature=0.3).resolved(RowKind.PAIRS).temperature == 0.3
-    with pytest.raises(RecipeRefused, match="unlabelled rows"):
-        Recipe().resolved(RowKind.UNLABELLED)
+    assert Recipe().resolved(RowKind.UNLABELLED).loss == "infonce"
+    with pytest.raises(RecipeRefused, match="unlabelled goes with labelled rows"):
+        Recipe(unlabelled="traffic@3").resolved(RowKind.PAIRS)
     with pytest.raises(RecipeRefused, match='"infonce" is not for labelled rows'):
         Recipe(loss="infonce").resolved(RowKind.LABELLED)
 
@@ -58,7 +59,20 @@ def test_losses_and_shapes_are_resolved_once_and_stay() -> None:
         ({"temperature": 0}, "temperature must lie"),
         ({"promote": 1}, "promote must be true or false"),
         ({"refit": "yes"}, "refit must be true or false"),
-        ({"method": "lora"}, 'method must be "head"'),
+        ({"method": "full"}, 'method must be "auto", "head" or "lora"'),
+        ({"lora": 8}, "lora must be a table of LoRA settings"),
+        ({"lora": {"r": 8}}, "unknown lora field r; known are alpha,"),
+        ({"lora": {"rank": 65}}, "lora.rank must lie between 1 and 64"),
+        ({"lora": {"rank": 8.0}}, "lora.rank must be a whole number"),
+        ({"lora": {"learning_rate": 0}}, r"lora.learning_rate must lie in \(0, 1\]"),
+        ({"lora": {"rslora": 1}}, "lora.rslora must be true or false"),
+        ({"lora": {"targets": []}}, "lora.targets must be a list of 1 to 32 names"),
+        ({"lora": {"targets": "query"}}, "lora.targets must be a list"),
+        ({"lora": {"targets": ["a b"]}}, "lora.targets must be a list"),
+        ({"lora": {"precision": "fp16"}}, 'lora.precision must be "auto", "fp32" or "bf16"'),
+        ({"lora": {"processes": 17}}, "lora.processes must lie between 1 and 16"),
+        ({"method": "head", "lora": {"rank": 8}}, 'lora goes with the methods "lora" and "auto"'),
+        ({"lora_budget_s": -1}, "lora_budget_s must lie between 0 and 86400"),
         ({"loss": "hinge"}, 'loss must be "auto", "supcon", "infonce", "debiased" or "triplet"'),
         ({"shape": "deep"}, 'shape must be "auto", "linear", "low_rank" or "mlp"'),
         ({"shape": "mlp", "hidden": 0}, "hidden must be above 0"),

@@ -7,7 +7,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
 from sqlalchemy import Connection, inspect
 
-from registry import events, schema
+from registry import events, rollouts, schema, versions
 from registry.database import Database
 from registry.errors import SchemaTooNew
 from registry.home import Home
@@ -112,3 +112,38 @@ def test_a_failing_migration_leaves_nothing_behind(database: Database, monkeypat
     with database.connection() as connection, connection.begin():
         assert inspect(connection).get_table_names() == []
     database.migrate()
+
+
+def test_a_database_of_the_first_schema_keeps_its_rows_and_takes_rollouts(database: Database) -> None:
+    """What an older program left is as it was after the upgrade; going back takes only the new tables."""
+    digest, at = "b" * 64, "2026-01-02 03:04:05"
+    with database.connection() as connection:
+        schema.upgrade(connection, "0001")
+        with connection.begin():
+            for statement in (
+                "INSERT INTO backbones (id, name, digest, dimension, max_tokens, source, manifest, created_at) "
+                f"VALUES (1, 'MiniLM', '{digest}', 384, 256, 'test', '{{}}', '{at}')",
+                f"INSERT INTO adapters (name, backbone, created_at) VALUES ('banking', '{digest}', '{at}')",
+                *(
+                    "INSERT INTO versions "
+                    "(adapter, number, digest, state, kind, backbone, dataset, metrics, created_at) "
+                    f"VALUES ('banking', {number}, '{digest}', '{state}', 'head', '{digest}', 'd@1', '{{}}', '{at}')"
+                    for number, state in ((1, "live"), (2, "candidate"))
+                ),
+            ):
+                connection.exec_driver_sql(statement)
+    database.migrate()
+    with database.writing() as session:
+        assert [v.number for v in versions.history(session, "banking")] == [2, 1]
+        started = rollouts.start(session, "banking", 2, rules={"mode": "shadow"}, by="ann")
+        rollouts.put_counts(session, started.id, "one", {"observations": 1})
+    with database.connection() as connection:
+        with connection.begin():
+            assert schema.current(connection) == "0002"
+        schema.downgrade(connection, "0001")
+        with connection.begin():
+            assert not {"rollouts", "rollout_counts"} & set(inspect(connection).get_table_names())
+    database.migrate()
+    with database.reading() as session:
+        assert versions.get_adapter(session, "banking").live == 1
+        assert rollouts.all_active(session) == []

@@ -186,3 +186,30 @@ def _outcome(data: bytes, format: str) -> tuple[Parsed | None, DatasetRefused | 
 )
 def test_the_format_is_told_from_a_name_or_a_type(hint: str, format: str | None) -> None:
     assert sniff_format(hint) == format
+
+
+def test_a_confidence_goes_with_a_label_and_one_means_none() -> None:
+    csv = b"text,label,confidence\nfirst words,a,0.25\nsecond words,b,1\nthird words,a,\nfourth words,b,1.0\n"
+    lines = (
+        b'{"text":"first words","label":"a","confidence":0.25}\n{"text":"second words","label":"b","confidence":1}\n'
+        b'{"text":"third words","label":"a","confidence":null}\n{"text":"fourth words","label":"b"}\n'
+    )
+    for data, format in ((csv, "csv"), (lines, "jsonl")):
+        parsed = parse(data, format)
+        assert [row.confidence for row in parsed.rows] == [0.25, None, None, None]
+        assert [row.weak for row in parsed.rows] == [True, False, False, False]
+        assert parsed.report["doubted_labels"] == 1
+    idle = parse(b"text,confidence\nfirst words,0.5\nsecond words,\n", "csv")
+    assert [row.confidence for row in idle.rows] == [None, None]
+    assert any("1 row with a confidence but no label" in warning for warning in idle.report["warnings"])
+
+
+@pytest.mark.parametrize("value", ["0", "-0.5", "1.01", "high", "nan", "inf"])
+def test_a_confidence_that_is_none_is_refused(value: str) -> None:
+    with pytest.raises(DatasetRefused) as refused:
+        parse(f"text,label,confidence\nfirst words,a,{value}\nsecond words,b,1\n".encode(), "csv")
+    assert "above 0 and up to 1" in str(refused.value)
+    for wrong in ('"0.5"', "true", "[1]"):
+        with pytest.raises(DatasetRefused) as refused:
+            parse(f'{{"text":"first words","label":"a","confidence":{wrong}}}\n'.encode(), "jsonl")
+        assert "not a number" in str(refused.value)

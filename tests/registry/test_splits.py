@@ -193,3 +193,25 @@ def test_a_big_group_does_not_fill_the_gate() -> None:
         assert 40 <= len(splits.gate) <= 140
         assert len(splits.fit) >= 330
         assert len(set(splits.clusters[:300])) == 7
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 2**31), st.floats(0.05, 0.9))
+def test_doubted_rows_are_never_held_out_and_change_no_share_of_the_others(seed: int, share: float) -> None:
+    rng = np.random.default_rng(seed)
+    texts = ["".join(rng.choice(list("abcdefghijklmnopqrstuvwxyz "), 40)) for _ in range(120)]
+    weak = rng.random(120) < share
+    rows = [
+        Row(text=text, label=f"label {at % 4}", confidence=0.5 if weak[at] else None) for at, text in enumerate(texts)
+    ]
+    # A doubted row that repeats a sure one but for its case.
+    rows += [Row(text=row.subject.upper(), label="label 0", confidence=0.9) for row in rows[:60]]
+    doubted = np.array([row.weak for row in rows])
+    found = split(rows, seed=seed)
+    places = found.places(len(rows))
+    assert not doubted[found.select].any()
+    assert not doubted[found.gate].any()
+    assert (places[~doubted] >= 0).all()
+    # Left out is exactly what resembles a row held out.
+    held = np.unique(found.clusters[np.concatenate([found.select, found.gate])])
+    assert ((places == -1) == (doubted & np.isin(found.clusters, held))).all()

@@ -49,6 +49,7 @@ ENDINGS = [
     "for 30 euros",
     "at the shop",
 ]
+DATASET = {"name": "support", "revision": 1, "digest": "0" * 64}
 TOPICAL = [f"{s} {p} {e}" for s in SUBJECTS for p in PROBLEMS for e in ENDINGS]
 
 
@@ -107,7 +108,7 @@ class Publisher:
         **more: Any,
     ) -> Version:
         store, dimension = self.registry.store, self.base.shape[1]
-        weights = make_weights(seed, dimension)
+        weights = more.get("weights", make_weights(seed, dimension))
         model, outputs = make_head(weights), apply(weights, self.base[:16])
         if break_it:
             outputs = np.roll(outputs, 1, axis=0)
@@ -121,7 +122,7 @@ class Publisher:
             files={name: FileEntry.of(data) for name, data in files.items()},
             parity=Parity(16, 0.0, 1.0),
             recipe={},
-            dataset={"name": "support", "revision": 1, "digest": "0" * 64},
+            dataset=DATASET,
             metrics={},
             parent=None,
             job=f"job_{adapter}_{seed}",
@@ -140,13 +141,14 @@ class Publisher:
                     fit_labels=[SUBJECTS[i // (len(PROBLEMS) * len(ENDINGS))] for i in fit],
                     calibration=vectors[calibration],
                     replay=vectors[replay],
+                    version_info={"dataset": DATASET},
                 ).to_bytes()
             )
         with self.registry.writing() as session_:
             versions.ensure_adapter(session_, adapter, self.backbone)
             version = versions.publish(
                 session_, adapter=adapter, digest=digest, kind="head", backbone=self.backbone, reference=picture,
-                parent=None, job_id=None, dataset="support@1", metrics={}, verdict=None,
+                parent=None, job_id=None, dataset="support@1", metrics={}, verdict=more.get("verdict"),
                 rejected=more.get("rejected", False),
             )  # fmt: skip
             if promote:

@@ -1,6 +1,7 @@
 """LoRA adapters through the service: beside heads and the backbone, in shared batches, loaded, dropped, refused."""
 
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -152,3 +153,26 @@ def test_a_promotion_from_head_to_lora_and_back(publish, publish_lora, backbone_
         found, response = ask(client, "mixed", TEXTS)
         assert response.headers["x-driftline-version"] == "mixed@1"
         assert np.abs(found - expected).max() > 1e-3
+
+
+def test_a_rollout_between_a_head_and_a_lora_runs_the_backbone_for_the_other_one(client, publish, publish_lora):
+    """The one that did not answer is computed on an empty queue, whichever of the two it is."""
+    publish("support", 1)
+    lora, _ = publish_lora("support", 3)
+    path = "/admin/adapters/support"
+    assert client.post(f"{path}/promote", json={"version": 1}).status_code == 200
+    for candidate, live in ((lora.number, 1), (1, lora.number)):
+        rules = {"version": candidate, "min_observations": 100_000, "mode": "canary", "share": 0.5, "unit": "user"}
+        assert client.post(f"{path}/rollout", json=rules).status_code == 201
+        deadline = time.monotonic() + 60
+        turn = 0
+        found = {}
+        while found.get("timed", 0) < 5 or not found["served"] or found["observations"] < 15:
+            assert time.monotonic() < deadline, found
+            body = {"model": "support", "input": [f"request {candidate} {turn}"], "user": f"user {turn % 20}"}
+            assert client.post("/v1/embeddings", json=body).json()["model"] in ("support@1", f"support@{lora.number}")
+            turn += 1
+            found = client.get(f"{path}/rollout").json()["counts"]
+        assert found["failures"] == 0
+        assert client.post(f"{path}/rollout/stop", json={}).json()["champion"] == f"support@{live}"
+        assert client.post(f"{path}/promote", json={"version": candidate}).status_code == 200

@@ -50,7 +50,7 @@ def test_a_fit_leaves_weights_report_and_witness(folder: WorkFolder) -> None:
     witness = folder.read_arrays("witness.safetensors")
     np.testing.assert_allclose(weights.apply(witness["inputs"]), witness["outputs"], atol=2e-6)
     assert isinstance(ResidualHead.from_weights(weights), ResidualHead)
-    assert folder.read_json("fit.json")["steps_run"] == 12
+    assert folder.read_json("head.json")["steps_run"] == 12
     assert not list(folder.path.glob("*.part"))
 
 
@@ -58,7 +58,7 @@ def test_replay_keeps_the_head_near_the_base_elsewhere(folder: WorkFolder) -> No
     apart = folder.read_arrays("generic.safetensors")["judged"]
     kept = []
     for replay in (0.0, 50.0):
-        (folder.path / "fit.json").unlink(missing_ok=True)
+        (folder.path / "head.json").unlink(missing_ok=True)
         recipe = Recipe(steps=40, hidden=16, patience=100, alpha=1.0, replay=replay)
         folder.write_json("recipe.json", recipe.to_dict())
         FitProcess(folder.path).wait(lambda message: None, lambda: None, 60)
@@ -81,7 +81,7 @@ def test_a_cancel_ends_the_process_group_at_once(folder: WorkFolder) -> None:
         process.wait(lambda message: None, tick, 60)
     assert time.monotonic() - asked[0] < 2
     assert not alive(process.pid)
-    assert not folder.has("fit.json")
+    assert not folder.has("head.json")
 
 
 def test_a_fit_dies_with_its_holder_even_by_kill_9(folder: WorkFolder) -> None:

@@ -8,7 +8,7 @@ import pytest
 from monitoring.recipe import Recipe
 from registry.row import Row, RowKind
 from training.data import Corpus, gate_items, part
-from training.evaluation import generic_parts, groups_of, item_scores, leakage_of
+from training.evaluation import groups_of, item_scores, leakage_of
 
 LABELS = ("refund", "card", "login")
 
@@ -75,12 +75,3 @@ def test_a_split_has_no_leak_and_a_row_on_both_sides_is_one(labelled, pairs):
         found = leakage_of(corpus, leaking, Recipe())
         assert 3 in found.rows
         assert not found.reason().ok
-
-
-def test_what_is_replayed_judges_no_collapse():
-    generic = np.eye(10, dtype=np.float32)
-    judged, replayed = generic_parts(generic, Recipe(replay=1.0))
-    assert not (judged @ replayed.T).any()
-    assert len(judged) + len(replayed) == 10
-    judged, replayed = generic_parts(generic, Recipe())
-    assert (len(judged), len(replayed)) == (10, 0)

@@ -167,7 +167,9 @@ def test_a_second_run_draws_the_dropout_of_the_first() -> None:
 def test_a_fit_helps_rows_it_did_not_see(make: Callable[[], Any], batch_size: int) -> None:
     texts, problem = make()
     told: list[dict[str, Any]] = []
-    settings = replace(SMALL, steps=40, batch_size=batch_size, evaluations=5, patience=9, learning_rate=3e-2)
+    settings = replace(
+        SMALL, steps=40, batch_size=batch_size, evaluations=5, patience=9, learning_rate=3e-2, replay=0.0
+    )
     fitted = fit_lora(small_module(), texts, problem, settings, told.append)
     report = fitted.report
     assert report["select_score"] > report["base_score"] + 0.05

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from training.losses import identity_penalty, info_nce, supcon
+from training.losses import hard_labels, identity_penalty, info_nce, supcon, triplet
 
 
 def unit(n: int, d: int, seed: int) -> torch.Tensor:
@@ -120,3 +120,42 @@ def test_identity_penalty_is_zero_only_for_the_base() -> None:
     z = unit(5, 4, 11)
     assert float(identity_penalty(z, z)) == pytest.approx(0, abs=1e-12)
     assert float(identity_penalty(-z, z)) == pytest.approx(2)
+
+
+def plain_weighted_supcon(z: torch.Tensor, labels: list[int], t: float, w: list[float]) -> float:
+    total = count = 0.0
+    for i in range(len(labels)):
+        positives = [p for p in range(len(labels)) if p != i and labels[p] == labels[i]]
+        if not positives:
+            continue
+        below = sum(math.exp(float(z[i] @ z[a]) / t) for a in range(len(labels)) if a != i)
+        logs = [w[p] * math.log(math.exp(float(z[i] @ z[p]) / t) / below) for p in positives]
+        total -= w[i] * sum(logs) / sum(w[p] for p in positives)
+        count += w[i]
+    return total / count
+
+
+def test_weighted_supcon_is_its_formula_and_its_gradient_is_right() -> None:
+    labels, weights = [0, 1, 1, 1, 2, 0, 3], [1.0, 0.3, 0.9, 1.0, 0.5, 0.2, 0.7]
+    z, w = unit(7, 6, seed=8), torch.tensor(weights, dtype=torch.float64)
+    got = supcon(z, torch.tensor(labels), 0.2, w)
+    assert float(got) == pytest.approx(plain_weighted_supcon(z, labels, 0.2, weights), rel=1e-10)
+    z.requires_grad_()
+    assert torch.autograd.gradcheck(lambda v: supcon(v, torch.tensor(labels), 0.3, w), (z,))
+
+
+def test_equal_weights_change_no_loss_and_a_weight_near_zero_takes_a_row_out() -> None:
+    labels, z = torch.tensor([0, 0, 1, 1, 2, 1, 0]), unit(7, 5, seed=9)
+    equal = torch.full((7,), 0.4, dtype=torch.float64)
+    losses = {
+        "supcon": lambda w: supcon(z, labels, 0.2, w),
+        "triplet": lambda w: triplet(z, labels, 0.3, w),
+        "hard": lambda w: hard_labels(z, labels, 0.2, w, prior=0.1, hardness=1.0),
+    }
+    for loss in losses.values():
+        assert float(loss(equal)) == pytest.approx(float(loss(None)), rel=1e-9)
+    # A row that is doubted wholly still is a negative, and no more: neither an anchor nor a positive.
+    doubt = torch.ones(7, dtype=torch.float64)
+    doubt[5] = 1e-9
+    apart = torch.tensor([0, 0, 1, 1, 2, 9, 0])
+    assert float(supcon(z, labels, 0.2, doubt)) == pytest.approx(float(supcon(z, apart, 0.2)), rel=1e-6)

@@ -23,11 +23,13 @@ from registry.home import Home
 from registry.jobs import Job, JobState
 from registry.registry import Registry
 from registry.versions import VersionState
-from training import retrain
+from training.attempts import deaths
 from training.files import WorkFolder
 from training.generic import generic_texts
 
 QUICK: dict[str, Any] = {"steps": 24, "hidden": 64}
+# A head that changes texts it was not fitted on as well.
+MOVED = {"alpha": 1.0, "replay": 0.0}
 # Long enough to be interrupted in the middle of the fit.
 ENDLESS = {"steps": 100_000, "patience": 10_000, "hidden": 64}
 
@@ -97,11 +99,12 @@ def test_a_job_publishes_a_version_that_is_better_whole_and_live(small_home: Hom
         first = wait_until(registry, enqueue(registry, "desk", QUICK), finished)
         second = wait_until(registry, enqueue(registry, "desk", {**QUICK, "promote": False}), finished)
         others = {
-            "failing": {**QUICK, "gate": {"geometry": {"min_overlap": 1.0}}},
+            "failing": {**QUICK, **MOVED, "gate": {"geometry": {"min_overlap": 1.0}}},
             "unsure": {**QUICK, "gate": {"min_items": 1000}},
         }
         ended = {name: wait_until(registry, enqueue(registry, name, r), finished) for name, r in others.items()}
         assert_no_folder_is_left(small_home)
+    assert {name: job.error for name, job in ended.items()} == dict.fromkeys(others)
     with registry.reading() as session:
         history = versions.history(session, "desk")
         states = {name: versions.history(session, name)[0].state for name in others}
@@ -116,7 +119,7 @@ def test_a_job_publishes_a_version_that_is_better_whole_and_live(small_home: Hom
     assert [e.kind for e in told][:2] == ["queued", "started"]
     assert [e.kind for e in told][-1] == "finished"
     steps = list(dict.fromkeys(e.data["step"] for e in told if e.kind == "progress"))
-    assert steps == ["snapshot", "encode", "fit", "evaluate", "gate", "export", "check", "reference", "store"]
+    assert steps == ["snapshot", "encode", "fit", "export", "check", "evaluate", "gate", "report", "reference", "store"]
     fractions = [e.data["fraction"] for e in told if e.kind == "progress"]
     assert fractions == sorted(fractions)
     assert [(v.number, v.state, v.parent, v.dataset) for v in reversed(history)] == [
@@ -181,7 +184,7 @@ def test_a_stopped_worker_leaves_its_job_to_the_next_start(small_home: Home, reg
         job = wait_until(registry, job_id, lambda job: job.attempts == 2 and job.progress > 0.45)
         assert job.step == "fit"
         # A stop is no death: however often it happens, the job is not given up for it.
-        assert retrain.deaths(job, WorkFolder(small_home.work_dir / job_id)) == 0
+        assert deaths(job, WorkFolder(small_home.work_dir / job_id)) == 0
         with registry.writing() as session:
             jobs.request_cancel(session, job_id)
         assert wait_until(registry, job_id, finished, within_s=10).state is JobState.CANCELLED
@@ -206,7 +209,7 @@ def test_the_leash_stops_the_worker_and_a_second_worker_is_refused(small_home: H
 @pytest.mark.parametrize(
     ("rows", "recipe", "said"),
     [
-        (b"text\nhello there\nanother line\n", {}, "needs labelled rows or pairs"),
+        (b"text\nhello there\nanother line\n", {}, "too small"),
         (b"text,label\nfirst words,a\nother things,b\nthird line,a\n", {}, "too small"),
         (None, {"stepps": 3}, "unknown field stepps"),
     ],

@@ -8,16 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
-import numpy as np
-
 from encoder.adapters import Head
-from encoder.encoder import TOKEN_BUDGET, Encoder
+from encoder.encoder import Encoder
 from encoder.lora import Lora
 from encoder.lora_manifest import LoraManifest
 from encoder.manifest import Fetch, sha256
 from training.generic import generic_texts
 from training.lora_task import DRAFT
 from training.problem import Vectors
+from training.served import encode_under
 from training.steps import JobContext
 
 Encode = Callable[[Sequence[str]], Vectors]
@@ -117,12 +116,9 @@ class _Serving:
 
     def _under(self, lora: Lora, texts: Sequence[str]) -> Vectors:
         """Vectors (m, d) float32 of texts under a LoRA, through the serving graph."""
-        tokens = self.encoder.tokenizer.encode(list(texts), truncate=True)
-        found = np.empty((len(texts), lora.manifest.dimension), dtype=np.float32)
-        done = 0
-        for batch in self.encoder.plan(tokens.counts, TOKEN_BUDGET):
-            found[batch] = self.encoder.forward_adapted([tokens.ids[row] for row in batch], [lora] * len(batch))
-            done += len(batch)
+
+        def told(done: int) -> None:
             self._context.check_cancel()
             self._progress(done, len(texts))
-        return found
+
+        return encode_under(self.encoder, lora, texts, told)

@@ -56,8 +56,9 @@ def ablate(
 ) -> None:
     """Compare recipe variants on the rows a retrain fits and selects on; its gate rows are not touched.
 
-    Without variants, each ingredient of the recipe is switched off by itself, and the main alternatives are tried. No
-    version is published.
+    Without variants, each ingredient of the recipe is switched off by itself, and the main alternatives are tried. The
+    method "auto" stands for its head; say method=lora for a LoRA. Added texts (augment, unlabelled) are not compared.
+    No version is published.
     """
     from encoder.encoder import Encoder
     from monitoring.recipe import Recipe
@@ -65,6 +66,7 @@ def ablate(
     from registry.names import parse_model
     from training import ablation
     from training.ablation_variants import default_variants, parse_variant, read_variants, variants_of
+    from training.pretrained import find_pretrained
 
     name, revision = parse_model(dataset)
     base = Recipe.from_file(recipe) if recipe else Recipe()
@@ -78,12 +80,16 @@ def ablate(
         compared = variants_of(base, named or default_variants(base, found.kind), found.kind)
         encoder = Encoder.open(backbone.digest, registry.fetch, provider=provider, precision=precision, threads=threads)
         rows = datasets.load_rows(registry.artifacts, found)
+        source = None
+        if any(variant.recipe.method == "lora" for variant in compared):
+            _, source = find_pretrained(encoder.manifest)
     with _progress(len(compared), seeds, quiet=as_json) as (encoding, fitting):
         ground = ablation.Ground.of(
             rows,
             found.kind,
             base.seed,
             lambda texts: encoder.encode(list(texts), truncate=True, progress=encoding).vectors,
+            source,
         )
         result = ablation.ablate(ground, compared, seeds, fitting)
     document = _document(found, backbone.name, ground, result)

@@ -13,6 +13,7 @@ from cli import (
     demo,
     drift,
     embed,
+    gate,
     job,
     key,
     report,
@@ -50,6 +51,7 @@ app.command()(serve.serve)
 app.command()(serve.worker)
 app.command()(retrain.retrain)
 app.command()(ablate.ablate)
+app.command()(gate.gate)
 app.command()(report.report)
 app.command()(embed.embed)
 app.command()(reproject.reproject)

@@ -116,7 +116,7 @@ class Recipe:
     learning_rate: float | None = None
     weight_decay: float = 0.01
     identity: float = 0.0
-    replay: float = 10.0
+    replay: float = 20.0
     spread: float = 0.0
     covariance: float = 0.0
     augment: float = 0.0

@@ -20,13 +20,19 @@ from monitoring.recipe import Recipe
 from monitoring.significance import Interval, paired_bootstrap
 from registry.row import Row, RowKind
 from training.ablation_variants import Variant
-from training.data import Corpus, GateItems, Parts, fit_problem, gate_items, part
+from training.data import Corpus, GateItems, Parts, fit_problem, fit_texts, gate_items, part
 from training.errors import FitFailed
 from training.evaluation import item_scores
 from training.fit import fit_head
 from training.fit_child import MAX_THREADS
 from training.generic import generic_texts
+from training.lora_fit import cut_tokens, fit_lora
+from training.lora_model import LoraModel
+from training.lora_task import settings_of
 from training.problem import Vectors
+from training.sentence import load_module
+from training.sources import Source
+from training.team import Team
 
 Encode = Callable[[Sequence[str]], Vectors]
 Tell = Callable[[str, int, float], None]
@@ -46,6 +52,7 @@ class Ground:
         texts: (u, d) float32 base vectors of the distinct texts.
         generic: (g, d) float32 base vectors of the generic sentences.
         held_back: How many rows were put aside for the gate.
+        source: The pretrained model, for variants with a LoRA; None where it was not found.
     """
 
     corpus: Corpus
@@ -54,9 +61,12 @@ class Ground:
     texts: Vectors
     generic: Vectors
     held_back: int
+    source: Source | None = None
 
     @classmethod
-    def of(cls, rows: Sequence[Row], kind: RowKind, seed: int, encode: Encode) -> "Ground":
+    def of(
+        cls, rows: Sequence[Row], kind: RowKind, seed: int, encode: Encode, source: Source | None = None
+    ) -> "Ground":
         """The ground for a dataset's rows; `seed` is that of the recipe, and `encode` gives base vectors of texts.
 
         Raises:
@@ -73,12 +83,8 @@ class Ground:
             texts=encode(corpus.texts),
             generic=encode(generic_texts()),
             held_back=len(rows) - len(kept),
+            source=source,
         )
-
-    @property
-    def apart(self) -> Vectors:
-        """The generic sentences that no recipe replays: what is kept of the base is measured on them."""
-        return self.generic[::2]
 
 
 @dataclass(frozen=True, eq=False)
@@ -231,9 +237,37 @@ def _outcome(ground: Ground, variant: Variant, seeds: Sequence[int], tell: Tell)
 
 
 def _trial(ground: Ground, recipe: Recipe, told: Callable[[dict[str, Any]], None]) -> Trial:
+    fitted = _lora(ground, recipe, told) if recipe.method == "lora" else _head(ground, recipe, told)
+    scores, _ = item_scores(ground.corpus, ground.parts, ground.items, fitted.texts)
+    kept = neighbor_overlap(ground.generic, fitted.generic)
+    return Trial(scores, kept, float(fitted.report["seconds"]), int(fitted.report["best_step"]))
+
+
+@dataclass(frozen=True, eq=False)
+class _Fitted:
+    """Vectors of the distinct texts and of the generic sentences under a fitted adapter, and the fit's report."""
+
+    texts: Vectors
+    generic: Vectors
+    report: Mapping[str, Any]
+
+
+def _head(ground: Ground, recipe: Recipe, told: Callable[[dict[str, Any]], None]) -> _Fitted:
     problem = fit_problem(ground.corpus, ground.parts, ground.texts)
     fitted = fit_head(problem, recipe, told, generic=ground.generic)
-    apply = fitted.weights.apply
-    scores, _ = item_scores(ground.corpus, ground.parts, ground.items, apply(ground.texts))
-    kept = neighbor_overlap(ground.apart, apply(ground.apart))
-    return Trial(scores, kept, float(fitted.report["seconds"]), int(fitted.report["best_step"]))
+    return _Fitted(fitted.weights.apply(ground.texts), fitted.weights.apply(ground.generic), fitted.report)
+
+
+def _lora(ground: Ground, recipe: Recipe, told: Callable[[dict[str, Any]], None]) -> _Fitted:
+    """As a job fits it, but in one process, and with the vectors of the fitted model in torch."""
+    if ground.source is None:
+        raise FitFailed("the pretrained model of the backbone was not found, and a LoRA needs it")
+    settings = settings_of(recipe)
+    problem = fit_problem(ground.corpus, ground.parts, ground.texts)
+    tokens = cut_tokens(ground.source, ground.corpus.texts, settings)
+    used = cut_tokens(ground.source, fit_texts(ground.corpus, ground.parts), settings)
+    fitted = fit_lora(load_module(ground.source), used, problem, settings, told)
+    model = LoraModel(load_module(ground.source), settings, torch.device("cpu"))
+    model.set(fitted.tensors)
+    generic = cut_tokens(ground.source, generic_texts(), settings)
+    return _Fitted(model.vectors(tokens, Team()), model.vectors(generic, Team()), fitted.report)

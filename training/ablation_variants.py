@@ -1,5 +1,6 @@
 """Which recipe variants an ablation compares: given in words or in a file, or the default set for a recipe."""
 
+import dataclasses
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ BASE: Final = "recipe"
 """Name of the recipe that the variants change."""
 _MAX_NAME = 64
 _TABLES = ("gate", "lora")
+_ADDED = ("augment", "unlabelled")
 # Each ingredient, and how a recipe without it says so.
 _WITHOUT: Final[Mapping[str, Mapping[str, Any]]] = {
     "no dropout": {"dropout": 0.0},
@@ -42,7 +44,7 @@ _OTHERS: Final[Mapping[str, Mapping[str, Any]]] = {
     "refit": {"refit": True},
 }
 # Fields that are tried at half and at twice what the recipe has.
-_SCALED = ("temperature", "learning_rate", "batch_size")
+_SCALED = ("temperature", "learning_rate")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +65,8 @@ class Variant:
     def of(cls, name: str, base: Recipe, changes: Mapping[str, Any], kind: RowKind) -> "Variant":
         """A recipe with some fields changed; of the tables `gate` and `lora`, only what is named changes.
 
+        The method "auto" stands for its first part, the head, and an open `refit` for none.
+
         Raises:
             RecipeRefused: A field is unknown, of the wrong type or out of range, or not for the kind; names the
                 variant.
@@ -72,9 +76,16 @@ class Variant:
             inner = field in _TABLES and isinstance(value, Mapping)
             fields[field] = {**fields.get(field, {}), **value} if inner else value
         try:
-            return cls(name, dict(changes), Recipe.from_mapping(fields).resolved(kind))
+            recipe = Recipe.from_mapping(fields).resolved(kind)
         except RecipeRefused as error:
             raise RecipeRefused(f"variant {name}: {error}") from error
+        added = [field for field in _ADDED if getattr(recipe, field)]
+        if added:
+            raise RecipeRefused(f"variant {name}: {added[0]} adds texts, which an ablation does not; leave it out")
+        # What a job decides by the rows it has, an ablation leaves at the plain case.
+        method = "head" if recipe.method == "auto" else recipe.method
+        lora = {} if method == "head" else recipe.lora
+        return cls(name, dict(changes), dataclasses.replace(recipe, method=method, lora=lora, refit=bool(recipe.refit)))
 
 
 def variants_of(base: Recipe, named: Iterable[tuple[str, Mapping[str, Any]]], kind: RowKind) -> list[Variant]:

@@ -33,7 +33,12 @@ def fitted_bytes(rows: Sequence[Row], fit: Indices, further: Sequence[str] = ())
 
 
 def fitted_by(digest: str, fetch: Callable[[str], bytes]) -> Fingerprints | None:
-    """What the version of this digest was fitted on; None where it was published without saying.
+    """What the version of this digest was fitted on; None where it was published without saying, as imported ones are.
+
+    A retrain then judges on all its held-out rows, some of which the live version may have been fitted on. That makes
+    the live version look better than it is and a pass harder: a candidate may be refused that deserved to pass. It
+    gains the candidate nothing, since each is fitted from the base and never from the live version. Base and candidate
+    are compared on rows that neither has seen in any case.
 
     Raises:
         DataRefused: The list cannot be read.

@@ -10,7 +10,7 @@ from encoder.lora_manifest import MAX_RANK
 from training.errors import FitFailed
 
 _FEWEST_STEPS, _MOST_STEPS = 40, 400
-_EPOCHS = 2
+_EPOCHS = 1.25
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,7 +28,7 @@ class LoraSettings:
         identity: Weight of the penalty on leaving the base vectors.
         replay: Weight of staying the backbone on texts of random tokens (training/lora_replay.py).
         masked: Weight of masked-token prediction on the step's texts (training/lora_masked.py); needs a mask token.
-        steps: Optimiser steps; None: two passes over the rows, at least 40 and at most 400 steps.
+        steps: Optimiser steps; None: a pass and a quarter over the rows, at least 40 and at most 400 steps.
         batch_size: Rows of a step, over all processes. Memory does not grow with it.
         learning_rate: Peak, after a linear warm-up; then half a cosine to 0.
         warm_up: Share of the steps that the warm-up takes.
@@ -54,7 +54,7 @@ class LoraSettings:
     dropout: float = 0.0
     temperature: float | None = None
     identity: float = 0.0
-    replay: float = 3.0
+    replay: float = 5.0
     masked: float = 0.0
     steps: int | None = None
     batch_size: int = 256
@@ -66,8 +66,8 @@ class LoraSettings:
     chunk_tokens: int = 1024
     held_tokens: int = 16_384
     precision: str = "auto"
-    evaluations: int = 8
-    scored_rows: int = 2000
+    evaluations: int = 5
+    scored_rows: int = 1500
     patience: int = 4
     shares: tuple[float, ...] = (1.0,)
     time_budget_s: float = 700.0

@@ -156,7 +156,11 @@ class JobContext:
 
 
 def snapshot(context: JobContext) -> None:
-    """Fix what the job works on: dataset revision, backbone, champion, recipe, and the parts of the rows."""
+    """Fix what the job works on: dataset revision, backbone, champion, recipe, and the parts of the rows.
+
+    Rows that the champion was fitted on are not judged on. Where it does not say which (`fitted.fitted_by`), all
+    held-out rows are: what it has seen favours the champion, never the candidate.
+    """
     job = context.job
     context.folder.create()
     context.tell("snapshot", 0.0, "reading the dataset")

@@ -5,6 +5,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from monitoring.recipe import LORA_BUDGET_S, Recipe
+from registry.row import RowKind
 from training import auto
 from training.shares import SHARES, largest_good
 
@@ -42,13 +44,13 @@ def test_each_rule_says_why_a_lora_is_not_tried(change: dict[str, Any], said: st
     assert said in ruling.text
 
 
-def test_by_default_a_job_on_two_cores_is_never_slowed_by_a_lora() -> None:
-    # The fastest encoding measured on two cores is 2,050 short texts a second.
-    for rows in (200, 1000, 10_000):
-        steps = min(600, max(120, rows * 15 // 256))
-        least = auto.least_seconds(steps, min(256, rows), min(2000, rows), 8, 1 / 2050)
-        budget = {"lora_budget_s": 30.0, "left_s": 590.0}
-        assert not auto.worth_trying(rows=rows, items=rows // 10 + 50, head_score=0.5, least_s=least, **budget).yes
+def test_by_default_labels_have_no_lora_tried_and_pairs_have_one_within_its_budget() -> None:
+    labels, pairs = (Recipe().resolved(kind).lora_budget_s for kind in (RowKind.LABELLED, RowKind.PAIRS))
+    assert labels == 0.0
+    assert pairs == LORA_BUDGET_S
+    assert Recipe(lora_budget_s=30.0).resolved(RowKind.LABELLED).lora_budget_s == 30.0
+    assert not auto.worth_trying(**{**GOOD, "lora_budget_s": labels}).yes
+    assert auto.worth_trying(**{**GOOD, "lora_budget_s": pairs}).yes
 
 
 def test_a_lora_is_kept_only_where_it_is_clearly_better() -> None:

@@ -48,23 +48,36 @@ def vectors_of(corpus, spread):
 def test_labels_are_scored_calibrated_and_grouped(labelled):
     corpus, parts = labelled
     items = gate_items(corpus, parts)
-    good, calibration = item_scores(corpus, parts, items, vectors_of(corpus, 0.3))
+    base = vectors_of(corpus, 0.3)
+    good, vote = item_scores(corpus, parts, items, base)
     bad, worse = item_scores(corpus, parts, items, vectors_of(corpus, 4.0))
     assert {"ndcg_at_10", "knn_accuracy", "nn_accuracy", "mrr_at_10", "recall_at_10", "calibration"} <= good.keys()
     assert all(len(scores) == len(items.queries) for scores in good.values())
     assert all(
         good[name].mean() > bad[name].mean() for name in ("ndcg_at_10", "knn_accuracy", "mrr_at_10", "calibration")
     )
-    assert 0 < calibration["temperature"] < worse["temperature"]
-    assert groups_of(items) == {"label": items.query_labels}
+    assert vote is not None
+    assert worse is not None
+    assert 0 < vote.scaled.temperature < worse.scaled.temperature
+    rows = [Row(text=text, label=label) for text, label in zip(corpus.texts, corpus.labels, strict=True)]
+    groups = groups_of(corpus, rows, parts, items, base)
+    assert list(groups) == ["label", "length", "novelty"]
+    assert groups["label"] == items.query_labels
+    assert all(len(marks) == len(items.queries) for marks in groups.values())
 
 
 def test_pairs_are_scored_without_probabilities(pairs):
     corpus, parts = pairs
     items = gate_items(corpus, parts)
-    scores, calibration = item_scores(corpus, parts, items, vectors_of(corpus, 0.1))
+    base = vectors_of(corpus, 0.1)
+    scores, vote = item_scores(corpus, parts, items, base)
     assert scores["nn_accuracy"].mean() > 0.9
-    assert (calibration, groups_of(items)) == (None, None)
+    assert vote is None
+    rows = [
+        Row(anchor=corpus.texts[anchor], positive=corpus.texts[positive], group=f"team {n % 3}")
+        for n, (anchor, positive) in enumerate(zip(corpus.subject, corpus.positive, strict=True))
+    ]
+    assert list(groups_of(corpus, rows, parts, items, base)) == ["group", "length", "novelty"]
 
 
 def test_a_split_has_no_leak_and_a_row_on_both_sides_is_one(labelled, pairs):

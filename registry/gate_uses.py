@@ -19,7 +19,8 @@ from registry.tables import EventRecord
 
 KIND: Final = "gate.judged"
 KEPT: Final = 128
-"""Fingerprints that are kept of a gate set; smaller sets are kept whole. The share's standard error is about 0.04."""
+"""Fingerprints that are kept of a gate set; smaller sets are kept whole. The share's standard error is about 0.05 for
+sets of like size, and larger the more they differ: a small part of a far larger set may not be recognised."""
 SAME: Final = 0.5
 """The share of rows judged before from which a gate set counts as one that was used."""
 

@@ -22,12 +22,13 @@ from registry.home import Home
 from registry.registry import Registry
 from training.data import part
 from training.fitted import fitted_bytes
+from training.generic import generic_texts
 from training.head_export import export_head
 from training.served import encode_under
 from training.weights import HeadWeights
 
 TICKETS = Path(__file__).resolve().parents[2] / "examples" / "support-desk" / "tickets.jsonl"
-ROWS = 300
+ROWS = 200
 # Some fifty rows to judge on would leave the gate's own margins open.
 LENIENT = {"calibration_margin": 0.2, "robustness_margin": 0.2, "margin": 0.2, "group_margin": 0.5, "min_clusters": 10}
 
@@ -102,8 +103,9 @@ def publish_lora(registry: Registry, encoder: Encoder) -> None:
 
 
 @pytest.fixture(autouse=True)
-def few_perturbed_texts(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("training.evaluation_run.PERTURBED", 60)
+def few_texts_beside_the_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("training.evaluation_run.PERTURBED", 20)
+    monkeypatch.setattr("training.rejudge.generic_texts", lambda: generic_texts()[:40])
 
 
 @pytest.fixture(scope="module")

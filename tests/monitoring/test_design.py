@@ -63,6 +63,7 @@ def test_scores_by_place_are_compared_with_the_same_items() -> None:
     for row in found.rows:
         places = design.places[row.kind, row.severity]
         assert row.drop.mean == pytest.approx(clean[places].mean() - scored[row.kind, row.severity].mean())
+        assert row.relative_drop == pytest.approx(row.drop.mean / clean[places].mean())
         assert (row.drop.items, row.drop.clusters) == (len(places), len(np.unique(clusters[places])))
     # Everything tried on everything is the same with and without places.
     whole = designed(TEXTS, most=100 * ALL)

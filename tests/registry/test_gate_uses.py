@@ -1,5 +1,7 @@
 """Verdicts on the same rows are counted, on both databases: once each, whoever asked, and from half the rows on."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import numpy as np
 import pytest
 from sqlalchemy import select
@@ -98,6 +100,12 @@ def test_a_claim_that_is_rolled_back_was_never_made(registry: Registry) -> None:
         broken()
     assert entered(registry) == []
     assert claim(registry, rows(0, 60), "job 2") == 1
+
+
+def test_verdicts_at_one_time_are_counted_one_by_one(registry: Registry) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        counted = list(pool.map(lambda job: claim(registry, rows(0, 60), f"job {job}"), range(12)))
+    assert sorted(counted) == list(range(1, 13))
 
 
 def test_what_is_entered_holds_marks_and_no_more(registry: Registry) -> None:

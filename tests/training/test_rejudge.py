@@ -332,3 +332,12 @@ def test_the_backbone_encodes_each_text_once_for_all_heads(shelf: Shelf) -> None
     assert 0 < perturbed <= 1_500 + len(question.ground.parts.judged)
     assert {said for _, said in shares} >= {"encoding with the backbone", "scoring candidate", "scoring champion"}
     assert all(0 <= share <= 1 for share, _ in shares)
+
+
+def test_texts_alone_are_judged_as_a_retrain_judges_them(shelf: Shelf) -> None:
+    told = shelf.add("desk", [{"text": row["text"]} for row in made_rows(150)])
+    found = shelf.ask(shelf.version(3.0, told), None)
+    ground = found.question.ground
+    assert ground.corpus.views
+    assert np.array_equal(ground.parts.judged, part(ground.rows, 0).gate)
+    assert found.to_json()["dataset"]["kind"] == "unlabelled"

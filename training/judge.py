@@ -13,7 +13,7 @@ from training.steps import JobContext
 
 
 def evaluate(context: JobContext) -> None:
-    """Score candidate, champion and base on the same rows, fitted by neither candidate nor, as far as it says, champion."""
+    """Score candidate, champion and base on rows fitted by neither candidate nor, as far as it says, champion."""
     context.tell("evaluate", 0.0, "scoring candidate, champion and base")
     corpus, parts, recipe = context.corpus(), context.parts(), context.recipe
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 from machine import describe
-from refits import Pages, Workshop, labelled
+from refits import Pages, RefitFailed, Workshop, labelled
 
 from registry import versions
 
@@ -40,9 +40,11 @@ def permuted_pairs(pages: Pages, rows: int, seed: int) -> list[dict[str, Any]]:
     ]
 
 
-def sets(data: Path, runs: int, pair_runs: int, rows: int) -> Iterator[tuple[str, Sequence[Mapping[str, Any]], Any]]:
+def sets(
+    data: Path, first: int, runs: int, pair_runs: int, rows: int
+) -> Iterator[tuple[str, Sequence[Mapping[str, Any]], Any]]:
     """Name, rows and recipe of every run. Pairs have a head alone: a LoRA on noise takes minutes to say the same."""
-    for seed in range(runs):
+    for seed in range(first, runs):
         yield f"labels-{seed}", permuted_labels(data / "banking77" / "train.csv", rows, seed), {"seed": seed}
     pages = Pages.read(data / "tldr-commands")
     for seed in range(pair_runs):
@@ -54,6 +56,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("data", type=Path)
     parser.add_argument("--runs", type=int, default=20)
+    parser.add_argument("--first", type=int, default=0, help="seed of the first run, to go on from")
     parser.add_argument("--pair-runs", type=int, default=5)
     parser.add_argument("--rows", type=int, default=2000)
     options = parser.parse_args()
@@ -62,8 +65,13 @@ def main() -> None:
     live = 0
     with tempfile.TemporaryDirectory() as home:
         shop = Workshop(Path(home))
-        for name, rows, recipe in sets(options.data, options.runs, options.pair_runs, options.rows):
-            done = shop.refit(name, rows, recipe)
+        for name, rows, recipe in sets(options.data, options.first, options.runs, options.pair_runs, options.rows):
+            try:
+                done = shop.refit(name, rows, recipe)
+            except RefitFailed as failed:  # a fit that collapses makes no version either
+                outcomes["no version"] += 1
+                print(f"{name}: {failed}", flush=True)
+                continue
             with shop.registry.reading() as session:
                 live += versions.live(session, name) is not None
             means = done.metrics["evaluation"]

@@ -24,6 +24,10 @@ Vectors = npt.NDArray[np.float32]
 Labels = npt.NDArray[np.str_]
 
 
+class RefitFailed(Exception):
+    """A job made no version; the message says how it ended."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refit:
     """A finished job: seconds from its request to its end, the verdict's outcome, the kept method, and the version."""
@@ -50,7 +54,7 @@ class Workshop:
         self.base: Encode = encode_with(self._encoder, self.registry.fetch, None, "")
 
     def refit(self, adapter: str, rows: Sequence[Mapping[str, Any]], recipe: Mapping[str, Any]) -> Refit:
-        """Add rows as a dataset and refit an adapter on them through the job."""
+        """Add rows as a dataset and refit an adapter on them through the job. Raises RefitFailed."""
         data, recipe_file = self.folder / f"{adapter}.jsonl", self.folder / f"{adapter}.json"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         recipe_file.write_text(json.dumps(dict(recipe)), encoding="utf-8")
@@ -60,7 +64,7 @@ class Workshop:
         seconds = time.perf_counter() - started
         job = json.loads(told)
         if job["state"] != "succeeded":
-            raise SystemExit(f"{adapter}: the job ended as {job['state']}: {job['error']}")
+            raise RefitFailed(f"{job['state']}: {job['error']}")
         fit = job["metrics"]["fit"]
         return Refit(seconds, job["verdict"]["outcome"], fit["method"], job["version"], job["metrics"])
 

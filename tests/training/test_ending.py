@@ -9,7 +9,7 @@ from registry import jobs
 from registry.home import Home
 from registry.jobs import JobState
 from registry.registry import Registry
-from training import retrain
+from training import attempts, retrain
 from training.files import WorkFolder
 from training.steps import JobContext, Runtime
 from training.worker import Worker
@@ -52,11 +52,11 @@ def test_without_a_verdict_there_is_none(registry: Registry, context: JobContext
 
 def test_only_deaths_are_counted_not_stops(context: JobContext) -> None:
     taken_up = [dataclasses.replace(context.job, attempts=attempts) for attempts in range(1, 7)]
-    assert [retrain.deaths(job, context.folder) for job in taken_up] == [0, 1, 2, 3, 4, 5]
+    assert [attempts.deaths(job, context.folder) for job in taken_up] == [0, 1, 2, 3, 4, 5]
     for _ in range(3):
-        retrain.note_pause(context.folder)
-    assert [retrain.deaths(job, context.folder) for job in taken_up] == [0, 0, 0, 0, 1, 2]
+        attempts.note_pause(context.folder)
+    assert [attempts.deaths(job, context.folder) for job in taken_up] == [0, 0, 0, 0, 1, 2]
     # A worker may be stopped before the job has made its folder.
     context.folder.remove()
-    retrain.note_pause(context.folder)
-    assert retrain.deaths(taken_up[1], context.folder) == 0
+    attempts.note_pause(context.folder)
+    assert attempts.deaths(taken_up[1], context.folder) == 0

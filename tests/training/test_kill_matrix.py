@@ -11,12 +11,13 @@ from typing import Any
 # Two homes side by side, each with jobs that die up to three times: much of the time a worker waits for processes.
 PLANS = (
     {
-        "a": ("gate.before", "reference.after", "publish.after"),
+        "a": ("gate.before", "report.after", "reference.after"),
         "b": ("snapshot.after", "fit.during", "export.before"),
     },
     {
         "d": ("encode.before", "evaluate.after", "finish.after"),
         "e": ("check.before", "store.after", "promote.after"),
+        "f": ("publish.after",),
     },
 )
 

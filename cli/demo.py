@@ -51,7 +51,7 @@ def demo(data_dir: DataDir = None, as_json: AsJson = False) -> None:
 def _prepare(home: Home) -> Home:
     """A fresh home for the demo inside the user's, with the user's backbone in it (imported first if there is none)."""
     folder = home.data_dir / "demo"
-    own = Home.at(folder, f"sqlite:///{folder / 'registry.sqlite'}")  # also where the user's own registry is elsewhere
+    own = Home(folder, f"sqlite:///{folder / 'registry.sqlite'}")  # also where the user's own registry is elsewhere
     shutil.rmtree(own.data_dir, ignore_errors=True)
     registry, mine = home.registry(), own.registry()
     try:

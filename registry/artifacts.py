@@ -113,7 +113,7 @@ class Artifacts:
     def _verified(self, digest: str) -> bool:
         """Whether the right bytes are already there; a damaged file counts as absent and is written anew."""
         try:
-            self.get(digest)
+            Artifacts.get(self, digest)  # of this folder, wherever else a subclass looks
         except (ArtifactMissing, ArtifactCorrupt):
             return False
         return True

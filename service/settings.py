@@ -23,6 +23,11 @@ class Settings(BaseSettings):
     port: int = Field(8080, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
     data_dir: Path | None = Field(None, description="Folder of registry, artifacts and work files.")
     database_url: str | None = Field(None, description="Registry database; SQLite in the data folder by default.")
+    artifacts_url: str | None = Field(
+        None,
+        description="Object store that artifacts are kept in, such as s3://bucket/prefix, for services and workers that "
+        "share no disk; credentials come from the provider's own variables (AWS_…); needs the extra `s3`.",
+    )
     worker: bool = Field(True, description="Start and supervise the training worker as a child process.")
     allowed_hosts: tuple[str, ...] = Field(
         (), description="Further Host names accepted while no key exists (loopback names always are)."
@@ -134,8 +139,8 @@ class Settings(BaseSettings):
         return is_loopback(self.host)
 
     def home(self) -> Home:
-        """The data folder and database these settings point to."""
-        return Home.at(self.data_dir, self.database_url)
+        """The data folder, database and object store these settings point to."""
+        return Home.at(self.data_dir, self.database_url, self.artifacts_url)
 
 
 @lru_cache(maxsize=64)

@@ -35,8 +35,10 @@ class Supervisor:
         self._command = command or [
             sys.executable, "-m", "training", "worker", "--data-dir", str(home.data_dir), "--leash",
         ]  # fmt: skip
-        # The URL may hold a password, so it goes by environment: command lines are for everyone to see.
+        # A URL may hold a password, so it goes by environment: command lines are for everyone to see.
         self._environment = {**os.environ, "DRIFTLINE_DATABASE_URL": home.database_url}
+        if home.artifacts_url is not None:
+            self._environment["DRIFTLINE_ARTIFACTS_URL"] = home.artifacts_url
         self._process: asyncio.subprocess.Process | None = None
         self._stopping = False
         self.starts = 0

@@ -1,12 +1,16 @@
-"""`driftline backbone`: import pretrained encoders as ONNX, and list what is there."""
+"""`driftline backbone`: import pretrained encoders as ONNX, export them as folders, list what is there."""
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from cli.common import AsJson, DataDir, console, errors, friendly, opened, print_json
+from cli.common import AsJson, DataDir, console, errors, fail, friendly, opened, print_json
+
+if TYPE_CHECKING:
+    from encoder.manifest import BackboneManifest, Store
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -17,7 +21,8 @@ def import_(
     source: Annotated[
         str | None,
         typer.Argument(
-            help="A local sentence-transformers folder or a hub id; left out, the packaged all-MiniLM-L6-v2.",
+            help="A local sentence-transformers folder, one of `backbone export`, or a hub id; left out, the packaged "
+            "all-MiniLM-L6-v2.",
             show_default=False,
         ),
     ] = None,
@@ -27,6 +32,7 @@ def import_(
     as_json: AsJson = False,
 ) -> None:
     """Export a pretrained encoder to one ONNX graph, prove parity with torch, and publish it."""
+    from cli.backbone_folder import is_backbone_folder, read_backbone
     from registry import backbones
 
     with opened(data_dir) as (home, registry):
@@ -34,17 +40,12 @@ def import_(
             present = backbones.default(session)
         if if_missing and present is not None:
             return
-        from training.export import import_backbone
-
-        columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-        with Progress(*columns, console=errors, transient=True) as bar:
-            task = bar.add_task("reading the model", total=1.0)
-            manifest = import_backbone(
-                source,
-                registry.store,
-                name=name,
-                progress=lambda step, fraction: bar.update(task, description=step, completed=fraction),
-            )
+        if source is not None and is_backbone_folder(Path(source)):
+            if name is not None:
+                raise fail("an exported backbone keeps its name: it is part of the manifest", 2)
+            manifest = read_backbone(Path(source), registry.store)
+        else:
+            manifest = _export(source, registry.store, name)
         with registry.writing() as session:
             backbone = backbones.add(session, manifest.to_dict(), manifest.digest)
     if as_json:
@@ -58,6 +59,42 @@ def import_(
         f"smallest cosine {parity.min_cosine:.7f}",
         soft_wrap=True,
     )
+
+
+def _export(source: str | None, store: "Store", name: str | None) -> "BackboneManifest":
+    from training.export import import_backbone
+
+    columns = (TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=errors, transient=True) as bar:
+        task = bar.add_task("reading the model", total=1.0)
+        return import_backbone(
+            source,
+            store,
+            name=name,
+            progress=lambda step, fraction: bar.update(task, description=step, completed=fraction),
+        )
+
+
+@app.command()
+@friendly
+def export(
+    folder: Annotated[Path, typer.Argument(help="The folder to write; it must not exist.")],
+    name: Annotated[str | None, typer.Option(help="Which backbone [default: the first].", show_default=False)] = None,
+    data_dir: DataDir = None,
+) -> None:
+    """Write a backbone as a folder that `backbone import` and `prepare` read without torch."""
+    from cli.backbone_folder import write_backbone
+    from registry import backbones
+
+    if folder.exists():
+        raise fail(f"{folder} exists")
+    with opened(data_dir) as (_, registry):
+        with registry.reading() as session:
+            found = next((b for b in backbones.all(session) if name in (None, b.name)), None)
+        if found is None:
+            raise fail("there is no such backbone; `driftline backbone list` shows those there are")
+        write_backbone(folder, found.digest, registry.fetch)
+    console.print(f"Wrote [bold]{found.name}[/bold] to {folder}", soft_wrap=True)
 
 
 @app.command("list")

@@ -5,9 +5,12 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from cli import drift_items, drift_versions
 from cli.common import AsJson, DataDir, console, friendly, opened, print_json
 
 app = typer.Typer(no_args_is_help=True)
+drift_items.register(app)
+drift_versions.register(app)
 Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 
 

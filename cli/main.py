@@ -16,6 +16,7 @@ from cli import (
     gate,
     job,
     key,
+    prepare,
     report,
     reproject,
     retrain,
@@ -49,6 +50,7 @@ def options(
 
 app.command()(serve.serve)
 app.command()(serve.worker)
+app.command()(prepare.prepare)
 app.command()(retrain.retrain)
 app.command()(ablate.ablate)
 app.command()(gate.gate)

@@ -73,6 +73,16 @@ class Head:
         return vectors
 
 
+def probes_of(manifest: HeadManifest, fetch: Fetch) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
+    """The recorded inputs and outputs (n, d) float32 of a head.
+
+    Raises:
+        ArtifactRefused: They are not what the manifest names, or no probes.
+    """
+    name = "probes.safetensors"
+    return _probes(load_files({name: manifest.files[name]}, fetch)[name], manifest.dimension)
+
+
 def _probes(data: bytes, dimension: int) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
     try:
         arrays: dict[str, npt.NDArray[Any]] = safetensors.numpy.load(data)

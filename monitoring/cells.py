@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from monitoring.arrays import IntArray
 from monitoring.search import spherical_kmeans
 
-MAX_CELLS: Final = 48
+MAX_CELLS: Final = 64
 MIN_ITEMS: Final = 8
-MIN_SHARE: Final = 0.01
+MIN_SHARE: Final = 0.005
 MEDOIDS: Final = 5
 
 
@@ -39,8 +39,8 @@ def fit_centroids(fit: NDArray[np.float32], calibration: NDArray[np.float32], se
     """Centroids (K, d) of cells that hold at least MIN_ITEMS and MIN_SHARE of the calibration items each.
 
     K starts at the square root of their number, at most MAX_CELLS; then the emptiest cell is dissolved into its
-    neighbours until every cell has enough (one cell always has). More cells name the neighbourhoods better; fewer
-    items in a cell than this make the tail of the occupancy test heavier than chi-square.
+    neighbours until every cell has enough (one cell always has). More cells name the neighbourhoods better; with fewer
+    items in a cell its share is hardly known, and windows of 256 expect less than one item in it.
     """
     enough = max(MIN_ITEMS, int(np.ceil(MIN_SHARE * len(calibration))))
     wanted = max(1, min(round(float(np.sqrt(len(calibration)))), MAX_CELLS, len(fit) // 4))

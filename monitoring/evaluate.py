@@ -1,4 +1,4 @@
-"""From a window's counts to a judgement: two statistics at one stated run length, each with an effect size."""
+"""From a window's counts to a judgement: three statistics at one stated run length, each with an effect size."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Any, Final
@@ -9,47 +9,22 @@ from scipy.special import chdtri, ndtri
 from monitoring import statistics
 from monitoring.cells import Cell
 from monitoring.errors import ReferenceMismatch
+from monitoring.features import RandomFeatures
+from monitoring.monitor_settings import MonitorSettings as MonitorSettings
 from monitoring.reference import Reference
 from monitoring.window import Window
 
-STATISTICS: Final = ("novelty", "occupancy")
+STATISTICS: Final = ("novelty", "occupancy", "mmd")
+# An alarm by features alone needs their mean to have moved by this part of the cloud's radius.
+MIN_MMD_RATIO: Final = 0.05
 # A neighbourhood is called moved when its own test, shared over all cells, is this rare.
 MOVED_LEVEL: Final = 0.01
 MOVED_SHOWN: Final = 10
 
 
 @dataclass(frozen=True, slots=True)
-class MonitorSettings:
-    """How a monitor judges.
-
-    window: observations in one tumbling window. arl: while traffic is exchangeable with the calibration items, the
-    whole monitor raises at most one false alarm in this many observations on average. That average runs over draws of
-    the calibration items as well as of the traffic: a given reference, with its one draw, may run shorter or longer,
-    and the more so the fewer calibration items it has. min_novelty_ratio: an alarm
-    needs this many times the expected novelty rate. min_tv: or this total variation above its null mean.
-    """
-
-    window: int = 256
-    arl: int = 1_000_000
-    min_novelty_ratio: float = 2.0
-    min_tv: float = 0.12
-
-    def __post_init__(self) -> None:
-        if self.window < 32:
-            raise ValueError(f"a window of {self.window} observations is too small to judge; at least 32")
-        if self.arl < 10 * self.window:
-            raise ValueError(f"arl {self.arl} must be at least ten windows ({10 * self.window})")
-        if self.min_novelty_ratio < 1 or not 0 <= self.min_tv < 1:
-            raise ValueError("min_novelty_ratio must be at least 1, and min_tv in [0, 1)")
-
-    def level(self, n: int) -> float:
-        """Significance level of each statistic on a window of n: n / (arl x number of statistics)."""
-        return min(0.05, n / (self.arl * len(STATISTICS)))
-
-
-@dataclass(frozen=True, slots=True)
 class StatisticReading:
-    """One statistic of one window; an alarm needs `significant` and `large` together."""
+    """One statistic of one window; an alarm needs `significant` and `large` together. interval: 95 %, of the effect."""
 
     name: str
     value: float
@@ -149,11 +124,15 @@ def evaluate(window: Window, reference: Reference, settings: MonitorSettings, nu
     """
     if window.reference != reference.digest:
         raise ReferenceMismatch(reference.digest, window.reference)
-    readings = (_novelty(window, reference, settings), _occupancy(window, reference, settings))
+    features = reference.features if window.features else None
+    level = settings.level(window.n, len(STATISTICS) if features is not None else len(STATISTICS) - 1)
+    readings = [_novelty(window, reference, settings, level), _occupancy(window, reference, settings, level)]
+    if features is not None:
+        readings.append(_mmd(window, features, level))
     alarms = tuple(r.name for r in readings if r.alarm) if reference.calibrated else ()
     return WindowReading(
         window=window,
-        statistics=readings,
+        statistics=tuple(readings),
         moved=moved_cells(window, reference, alarms),
         calibrated=reference.calibrated,
         why_not=reference.why_not,
@@ -162,25 +141,24 @@ def evaluate(window: Window, reference: Reference, settings: MonitorSettings, nu
     )
 
 
-def _novelty(window: Window, reference: Reference, settings: MonitorSettings) -> StatisticReading:
-    n, level = window.n, settings.level(window.n)
-    expected = reference.novel_rank / (reference.n_cal + 1)
+def _novelty(window: Window, reference: Reference, settings: MonitorSettings, level: float) -> StatisticReading:
+    n, n_cal, alpha0 = window.n, reference.n_cal, reference.alpha0
+    expected = reference.novel_rank / (n_cal + 1)
     rate = window.novel / n if n else 0.0
     return StatisticReading(
         name="novelty",
         value=rate,
-        threshold=statistics.novelty_threshold(n, reference.n_cal, reference.alpha0, level) / max(1, n),
-        p_value=statistics.novelty_tail(n, window.novel, reference.n_cal, reference.alpha0),
+        threshold=statistics.novelty_threshold(n, n_cal, alpha0, level) / max(1, n),
+        p_value=statistics.novelty_tail(n, window.novel, n_cal, alpha0),
         level=level,
         effect_name="novelty_ratio",
         effect=rate / expected if expected else 0.0,
         min_effect=settings.min_novelty_ratio,
-        interval=statistics.rate_interval(window.novel, n),
+        interval=statistics.novelty_ratio_interval(window.novel, n, n_cal, alpha0) if expected and n else None,
     )
 
 
-def _occupancy(window: Window, reference: Reference, settings: MonitorSettings) -> StatisticReading:
-    level = settings.level(window.n)
+def _occupancy(window: Window, reference: Reference, settings: MonitorSettings, level: float) -> StatisticReading:
     test = statistics.occupancy_test(window.cells, reference.pi, reference.n_cal)
     return StatisticReading(
         name="occupancy",
@@ -191,7 +169,22 @@ def _occupancy(window: Window, reference: Reference, settings: MonitorSettings) 
         effect_name="tv_excess",
         effect=statistics.total_variation_excess(window.cells, reference.pi, reference.n_cal),
         min_effect=settings.min_tv,
-        interval=None,
+        interval=statistics.total_variation_interval(window.cells, reference.pi, reference.n_cal),
+    )
+
+
+def _mmd(window: Window, features: RandomFeatures, level: float) -> StatisticReading:
+    found = features.judge(window.features, window.n, level)
+    return StatisticReading(
+        name="mmd",
+        value=found.squared,
+        threshold=found.threshold,
+        p_value=found.p_value,
+        level=level,
+        effect_name="mmd_ratio",
+        effect=found.ratio,
+        min_effect=MIN_MMD_RATIO,
+        interval=found.interval,
     )
 
 

@@ -18,8 +18,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
-from monitoring.evaluate import WindowReading
-from monitoring.reference import Reference, Scored
+from monitoring.drift_metrics import STATES, DriftRecorder
+from monitoring.reference import Reference
 from monitoring.window import P_VALUE_EDGES
 
 LATENCY_SECONDS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
@@ -57,7 +57,7 @@ class Metrics:
         """What `/metrics` answers: body and content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST
 
-    def drift(self, adapter: str, version: str, reference: Reference) -> "DriftRecorder":
+    def drift(self, adapter: str, version: str, reference: Reference) -> DriftRecorder:
         """The recorder of a newly watched version of an adapter; the former version's gauges and cells are removed."""
         return DriftRecorder(self, adapter, version, reference)
 
@@ -97,6 +97,11 @@ class Metrics:
         )
         self.dropped_callers = self._counter(
             "driftline_dropped_callers", (), "Callers who left before their texts were computed."
+        )
+        self.connections_cut = self._counter(
+            "driftline_connections_cut",
+            ("reason",),
+            "Connections cut: headers_slow, headers_large, body_slow, answer_unread, crowded.",
         )
         self.skipped_texts = self._counter(
             "driftline_skipped_texts", (), "Texts that were not computed because every caller who asked had left."
@@ -174,23 +179,34 @@ class Metrics:
             "Changes of the live version, done or refused at loading.",
         )
         self.jobs = self._gauge("driftline_jobs", ("state",), "Retrain jobs in the registry, by state.")
+        self.last_job_timestamp = self._gauge(
+            "driftline_last_job_timestamp_seconds",
+            ("adapter", "state"),
+            "Unix time at which an adapter's last retrain job that ended in this state (succeeded, failed, cancelled) "
+            "did so; read from the registry, the same in every process.",
+        )
         self.retrain_requests = self._counter(
             "driftline_retrain_requests",
             ("source", "outcome"),
-            "Retrain requests (api, alert) and what became of them.",
+            "Retrain requests (api, alert, policy) and what became of them.",
         )
 
     def _drift(self) -> None:
-        one = ("adapter",)
-        self.observations = self._counter("driftline_drift_observations", one, "Vectors the drift monitor has seen.")
+        one, of_segment = ("adapter",), ("adapter", "segment")
+        self.observations = self._counter(
+            "driftline_drift_observations",
+            of_segment,
+            "Vectors that are evidence, as this process saw them; the segment is empty for traffic that names none.",
+        )
         self.evidence = self._counter(
-            "driftline_drift_evidence",
-            one,
-            "Vectors that entered the alarm's window: all of a small request, a sample of a large one.",
+            "driftline_drift_evidence", one, "Vectors of this process that the registry's monitor state has taken in."
+        )
+        self.unstored = self._gauge(
+            "driftline_drift_unstored_observations", one, "Vectors that are evidence and wait for the registry."
         )
         self.novel_observations = self._counter(
             "driftline_drift_novel_observations",
-            one,
+            of_segment,
             "Vectors as unlike the reference as its rarest calibration items.",
         )
         self.cell_observations = self._counter(
@@ -199,10 +215,11 @@ class Metrics:
         self.skipped_observations = self._counter(
             "driftline_drift_skipped_observations",
             ("adapter", "reason"),
-            "Vectors the monitor did not look at: sampled, where traffic is busier than its rate, or behind.",
+            "Vectors that are no evidence: request and session (more than their share), duplicate (the text was "
+            "evidence a short while ago), sampled (traffic is busier than the monitor's rate), behind (too many wait).",
         )
         self.novelty_pvalue = self._histogram(
-            "driftline_drift_novelty_pvalue", one, P_VALUE_EDGES,
+            "driftline_drift_novelty_pvalue", of_segment, P_VALUE_EDGES,
             "Conformal novelty p-values; uniform while traffic is like the reference.",
         )  # fmt: skip
         self.reference_cell_ratio = self._gauge(
@@ -216,26 +233,66 @@ class Metrics:
         self.statistic_pvalue = self._gauge(
             "driftline_drift_statistic_pvalue", two, "p-value of a statistic in the last window."
         )
+        of_detector = ("adapter", "detector")
+        self.evidence_log = self._gauge(
+            "driftline_drift_evidence_log", of_detector, "Natural logarithm of a detector's evidence; all replicas'."
+        )
+        self.evidence_log_threshold = self._gauge(
+            "driftline_drift_evidence_log_threshold",
+            of_detector,
+            "Where a detector's evidence alone raises the alarm; together they do a little sooner.",
+        )
         self.effect_size = self._gauge(
-            "driftline_drift_effect_size", ("adapter", "measure"), "How large the shift of the last window is."
+            "driftline_drift_effect_size",
+            ("adapter", "measure"),
+            "How large the shift is: since the change while an alarm stands, else in the last window.",
         )
         self.effect_size_threshold = self._gauge(
-            "driftline_drift_effect_size_threshold", ("adapter", "measure"), "Effect size an alarm needs."
+            "driftline_drift_effect_size_threshold",
+            ("adapter", "measure"),
+            "Effect size from which an alarm calls for action.",
         )
-        self.alarms = self._counter("driftline_drift_alarms", two, "Windows that raised an alarm, by statistic.")
+        self.alarms = self._counter(
+            "driftline_drift_alarms", two, "Alarms that this process raised, by what raised them."
+        )
         self.alarm_active = self._gauge(
             "driftline_drift_alarm_active", one, "1 from an alarm until it is acknowledged, else 0."
         )
+        self.alarm_actionable = self._gauge(
+            "driftline_drift_alarm_actionable", one, "1 while an alarm stands whose shift is large enough to act on."
+        )
+        self.drift_state = self._gauge(
+            "driftline_drift_state", ("adapter", "state"), f"1 for what the monitor is: {', '.join(STATES)}."
+        )
+        self.run_length = self._gauge(
+            "driftline_drift_run_length",
+            ("adapter", "kind"),
+            "Mean vectors between two false alarms: stated; replay, as measured on the reference's replay items at a "
+            "shorter one, which is checked.",
+        )
         self.windows = self._counter("driftline_drift_windows", one, "Windows judged.")
         self.reading_timestamp = self._gauge(
-            "driftline_drift_reading_timestamp_seconds", one, "Unix time of the last judged window."
+            "driftline_drift_reading_timestamp_seconds", one, "Unix time at which the monitor's state last changed."
         )
         self.reference_info = self._gauge(
             "driftline_drift_reference_info", ("adapter", "version", "reference", "n_cal", "alpha0"),
             "1: the reference an adapter is watched against.",
         )  # fmt: skip
+        self.reference_created = self._gauge(
+            "driftline_drift_reference_created_timestamp_seconds", one, "Unix time at which the reference was made."
+        )
         self.calibrated = self._gauge(
-            "driftline_drift_calibrated", one, "1 when the reference has enough calibration items to raise alarms."
+            "driftline_drift_calibrated", one, "1 when alarms can be raised and run as long as stated, else 0."
+        )
+        self.probe_overlap = self._gauge(
+            "driftline_probe_overlap_ratio",
+            ("adapter", "k", "other"),
+            "Share of the k nearest neighbours of probe texts that the live version has in common with another one.",
+        )
+        self.probe_difference = self._gauge(
+            "driftline_probe_difference",
+            one,
+            "Largest difference of a component between a recorded probe vector and the same text encoded now.",
         )
 
     def _rollouts(self) -> None:
@@ -285,81 +342,3 @@ class Metrics:
     def _histogram(self, name: str, labels: Sequence[str], buckets: Sequence[float], text: str) -> Histogram:
         self.catalogue.append(Instrument(name, "histogram", tuple(labels), text))
         return Histogram(name, text, labels, buckets=buckets, registry=self.registry)
-
-
-class DriftRecorder:
-    """Writes what one adapter's monitor sees into the instruments."""
-
-    def __init__(self, metrics: Metrics, adapter: str, version: str, reference: Reference) -> None:
-        self._metrics = metrics
-        self._adapter = adapter
-        self._version = version
-        self._reference = reference
-        self._closed = False
-        self.open()
-
-    def open(self) -> None:
-        """Show this version's series, in place of those of the adapter's former version."""
-        metrics, adapter, reference = self._metrics, self._adapter, self._reference
-        self._closed = False
-        self._forget()
-        metrics.reference_info.labels(
-            adapter, self._version, reference.digest[:12], str(reference.n_cal), f"{reference.alpha0:g}"
-        ).set(1)
-        metrics.calibrated.labels(adapter).set(float(reference.calibrated))
-        metrics.alarm_active.labels(adapter).set(0)
-        metrics.observations.labels(adapter)
-        metrics.evidence.labels(adapter)
-        metrics.novel_observations.labels(adapter)
-        for cell in reference.cells:
-            metrics.cell_observations.labels(adapter, str(cell.index))
-            metrics.reference_cell_ratio.labels(adapter, str(cell.index)).set(cell.share)
-
-    def _forget(self) -> None:
-        """Drop the series of the adapter's former version: its cells and statistics mean something else."""
-        for instrument in (
-            self._metrics.cell_observations, self._metrics.reference_cell_ratio, self._metrics.reference_info,
-            self._metrics.statistic, self._metrics.statistic_threshold, self._metrics.statistic_pvalue,
-            self._metrics.effect_size, self._metrics.effect_size_threshold,
-        ):  # fmt: skip
-            instrument.remove_by_labels({"adapter": self._adapter})
-
-    def close(self) -> None:
-        """Remove this adapter's drift gauges, when it is watched no longer; until `open` nothing is shown."""
-        self._closed = True
-        self._forget()
-        for gauge in (self._metrics.alarm_active, self._metrics.calibrated, self._metrics.reading_timestamp):
-            gauge.remove_by_labels({"adapter": self._adapter})
-
-    def observed(self, scored: Scored, novel_rank: int, evidence: int) -> None:
-        """Count a batch of scored vectors, `evidence` of which enter the window."""
-        if self._closed:
-            return
-        self._metrics.observations.labels(self._adapter).inc(len(scored))
-        self._metrics.evidence.labels(self._adapter).inc(evidence)
-        self._metrics.novel_observations.labels(self._adapter).inc(int((scored.ranks <= novel_rank).sum()))
-        for cell in scored.cells:
-            self._metrics.cell_observations.labels(self._adapter, str(int(cell))).inc()
-        histogram = self._metrics.novelty_pvalue.labels(self._adapter)
-        for p_value in scored.p_values:
-            histogram.observe(float(p_value))
-
-    def evaluated(self, reading: WindowReading) -> None:
-        """Show the judgement of a window."""
-        if self._closed:
-            return
-        self._metrics.windows.labels(self._adapter).inc()
-        self._metrics.reading_timestamp.labels(self._adapter).set_to_current_time()
-        for statistic in reading.statistics:
-            self._metrics.statistic.labels(self._adapter, statistic.name).set(statistic.value)
-            self._metrics.statistic_threshold.labels(self._adapter, statistic.name).set(statistic.threshold)
-            self._metrics.statistic_pvalue.labels(self._adapter, statistic.name).set(statistic.p_value)
-            self._metrics.effect_size.labels(self._adapter, statistic.effect_name).set(statistic.effect)
-            self._metrics.effect_size_threshold.labels(self._adapter, statistic.effect_name).set(statistic.min_effect)
-        for name in reading.alarms:
-            self._metrics.alarms.labels(self._adapter, name).inc()
-
-    def alarm_changed(self, active: bool) -> None:
-        """Show whether the latched alarm is active."""
-        if not self._closed:
-            self._metrics.alarm_active.labels(self._adapter).set(float(active))

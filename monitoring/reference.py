@@ -1,54 +1,70 @@
 """Reference: a frozen, calibrated picture of the vectors a version was fitted to; all drift is measured against it.
 
 Three disjoint parts. *fit*: rows the head was fitted on, the index of neighbours and the cells. *calibration*: rows
-the head was not fitted on, for exact null distributions. *replay*: further such rows, to measure the monitor on. Fitted
-rows sit closer together than new traffic does, so they must never calibrate anything. Held out is not untouched: the
-rows of the selection split chose the step at which the fit stopped and the share of the residual that is kept, which
-is a choice among a few dozen heads and not a fit to those rows.
+the head was not fitted on, for the law of every statistic without drift. *replay*: further such rows, to measure the
+monitor on. Fitted rows sit closer together than new traffic does, so they must never calibrate anything. Held out is
+not untouched: the rows of the selection split chose the step at which the fit stopped and the share of the residual
+that is kept, which is a choice among a few dozen heads and not a fit to those rows.
 """
 
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from typing import Any, Final
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from safetensors import SafetensorError
-from safetensors.numpy import load, save
 
+from monitoring import reference_file
 from monitoring.arrays import IntArray, as_matrix
 from monitoring.cells import Cell, describe, fit_centroids, nearest
-from monitoring.errors import ReferenceRefused, VectorsRefused
+from monitoring.errors import VectorsRefused
+from monitoring.features import DIRECTIONS, Fixed, RandomFeatures
 from monitoring.search import FlatIndex
+from monitoring.sizes import MIN_CALIBRATION as MIN_CALIBRATION
+from monitoring.sizes import Sizes, sizes
 from monitoring.statistics import choose_alpha0, novel_rank
 
-FORMAT: Final = 1
 NEIGHBORS: Final = 10
-MIN_CALIBRATION: Final = 50
-MIN_FIT: Final = 20
 PER_CLUSTER: Final = 3
 """Rows of one cluster that may calibrate."""
-MAX_FIT: Final = 50_000
+MAX_FIT: Final = 100_000
 MAX_CALIBRATION: Final = 20_000
 MAX_REPLAY: Final = 10_000
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """What the reference says of n vectors: cells (n,), conformal ranks (n,), p-values (n,)."""
+    """What the reference says of n vectors: cells (n,), conformal ranks (n,), p-values (n,).
+
+    features: (n, size) int16 random features in units of 1 / `features.UNIT`, zeros in rows they were not asked for;
+    None where they were not asked for at all or the reference has none.
+    """
 
     cells: IntArray
     ranks: IntArray
     p_values: NDArray[np.float64]
+    features: Fixed | None = None
 
     def __len__(self) -> int:
         return len(self.cells)
 
     def part(self, start: int, stop: int) -> "Scored":
-        return Scored(self.cells[start:stop], self.ranks[start:stop], self.p_values[start:stop])
+        """Rows start to stop."""
+        return self.rows(slice(start, stop))
+
+    def rows(self, chosen: IntArray | slice) -> "Scored":
+        """The chosen rows."""
+        features = None if self.features is None else self.features[chosen]
+        return Scored(self.cells[chosen], self.ranks[chosen], self.p_values[chosen], features)
+
+    @property
+    def feature_sums(self) -> tuple[int, ...]:
+        """The sum of the rows of `features`, (size,), or (): exact, so sums of parts add up to the whole's."""
+        if self.features is None:
+            return ()
+        return tuple(int(s) for s in self.features.sum(axis=0, dtype=np.int64))
 
 
 def split_held_out(n: int, seed: int = 0, clusters: ArrayLike | None = None) -> tuple[IntArray, IntArray]:
@@ -77,7 +93,9 @@ class Reference:
     """An immutable reference; make one with `build`, store it with `to_bytes`.
 
     fit (n_fit, d), replay (n_replay, d), centroids (K, d): float32. calibration_scores (n_cal,): float64, ascending
-    novelty scores. calibration_cells (K,): how many calibration items each cell holds.
+    novelty scores. calibration_cells (K,): how many calibration items each cell holds. calibration (n_cal, d) float32:
+    the calibration vectors in the order of their scores. features: random features and their law without drift, None
+    where there are too few calibration items. References stored by older releases (format 1) have neither.
     """
 
     fit: NDArray[np.float32]
@@ -92,11 +110,14 @@ class Reference:
     k: int
     seed: int
     version_info: Mapping[str, Any]
+    calibration: NDArray[np.float32] | None = None
+    features: RandomFeatures | None = None
     _index: FlatIndex = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "_index", FlatIndex(self.fit))
-        for array in (self.fit, self.replay, self.centroids, self.calibration_scores, self.calibration_cells):
+        arrays = (self.fit, self.replay, self.centroids, self.calibration_scores, self.calibration_cells)
+        for array in arrays if self.calibration is None else (*arrays, self.calibration):
             array.setflags(write=False)
 
     @classmethod
@@ -110,12 +131,14 @@ class Reference:
         replay: ArrayLike,
         seed: int = 0,
         version_info: Mapping[str, Any] | None = None,
+        directions: int = DIRECTIONS,
     ) -> "Reference":
         """Build a reference from unit vectors of one version: fit (n, d), calibration (m, d), replay (r, d).
 
         fit_ids name the fit rows (stored as strings, shown as neighbours and medoids); fit_labels may be None.
         Parts larger than MAX_FIT, MAX_CALIBRATION, MAX_REPLAY are sampled. Few calibration items make a reference
-        that is not `calibrated`, which still answers neighbours and never alarms.
+        that is not `calibrated`, which still answers neighbours and never alarms. directions: random directions of
+        the features (twice as many numbers in a window), 0 for none.
 
         Raises:
             VectorsRefused: an empty fit part, lengths or dimensions that differ, or vectors that are not finite.
@@ -135,23 +158,28 @@ class Reference:
         unseen = unseen[_sample(rng, len(unseen), MAX_CALIBRATION)]
         kept = kept[_sample(rng, len(kept), MAX_REPLAY)]
 
+        k = min(NEIGHBORS, len(vectors))
+        scores = _novelty_scores(FlatIndex(vectors), unseen, k)
+        order = np.argsort(scores, kind="stable")
+        unseen = np.ascontiguousarray(unseen[order])
         centroids = fit_centroids(vectors, unseen, seed)
         counts = np.bincount(nearest(unseen, centroids), minlength=len(centroids)).astype(np.int64)
         shares = counts / max(1, counts.sum())
-        k = min(NEIGHBORS, len(vectors))
         return cls(
             fit=vectors,
             fit_ids=ids,
             fit_labels=labels,
             replay=kept,
             centroids=centroids,
-            calibration_scores=np.sort(_novelty_scores(FlatIndex(vectors), unseen, k)),
+            calibration_scores=scores[order],
             calibration_cells=counts,
             cells=describe(vectors, ids, labels, centroids, shares),
             alpha0=choose_alpha0(len(unseen)),
             k=k,
             seed=seed,
             version_info=dict(version_info or {}),
+            calibration=unseen,
+            features=RandomFeatures.build(vectors, unseen, seed, directions),
         )
 
     @property
@@ -178,33 +206,57 @@ class Reference:
         """Whether alarms may be raised against this reference."""
         return self.why_not is None
 
-    @property
+    @cached_property
     def why_not(self) -> str | None:
         """Why no alarm can be raised, in words; None when calibrated."""
-        if self.n_cal < MIN_CALIBRATION:
-            return f"not calibrated: {self.n_cal} held-out calibration items, at least {MIN_CALIBRATION} are needed"
-        if len(self.fit) < MIN_FIT:
-            return f"not calibrated: {len(self.fit)} fitted items, at least {MIN_FIT} are needed"
-        return None
+        return self.sizes().why_not
+
+    def sizes(self, arl: int = 1_000_000, window: int = 256) -> Sizes:
+        """What this reference can do at a run length, and what its parts lack."""
+        return sizes(
+            fit=len(self.fit),
+            calibration=self.n_cal,
+            replay=len(self.replay),
+            cells=len(self.cells),
+            alpha0=self.alpha0,
+            arl=arl,
+            window=window,
+        )
 
     def assign(self, vectors: ArrayLike) -> IntArray:
         """The cell of each vector, (n,) int64 in [0, K)."""
         return nearest(as_matrix(vectors, self.dimension), self.centroids)
 
-    def score(self, vectors: ArrayLike) -> Scored:
-        """Cells, conformal ranks and p-values of unit vectors (n, d).
+    def score(self, vectors: ArrayLike, features: ArrayLike | None = None) -> Scored:
+        """Cells, conformal ranks and p-values of unit vectors (n, d), and random features of some of them.
 
         The novelty score is the mean cosine distance to the k nearest fit items; the rank is
         1 + #{calibration scores >= score} and the p-value rank / (n_cal + 1).
 
+        Args:
+            features: Which vectors' random features to compute: a bool mask (n,) or row numbers; None for none.
+
         Raises:
-            VectorsRefused: of another dimension, or not finite.
+            VectorsRefused: of another dimension, not finite, or a mask of another length.
         """
         matrix = as_matrix(vectors, self.dimension)
         scores = _novelty_scores(self._index, matrix, self.k)
         below = np.searchsorted(self.calibration_scores, scores, side="left")
         ranks = (1 + self.n_cal - below).astype(np.int64)
-        return Scored(nearest(matrix, self.centroids), ranks, ranks / (self.n_cal + 1))
+        found = self._features(matrix, features)
+        return Scored(nearest(matrix, self.centroids), ranks, ranks / (self.n_cal + 1), found)
+
+    def _features(self, matrix: NDArray[np.float32], chosen: ArrayLike | None) -> Fixed | None:
+        if self.features is None or chosen is None:
+            return None
+        rows = np.asarray(chosen)
+        if rows.dtype == np.bool_ and rows.shape != (len(matrix),):
+            raise VectorsRefused(f"a mask over {len(matrix)} vectors has the shape ({len(matrix)},)")
+        found = np.zeros((len(matrix), self.features.size), np.int16)
+        if len(rows):
+            picked = rows if rows.dtype == np.bool_ else rows.astype(np.int64)
+            found[picked] = self.features.of(matrix[picked])
+        return found
 
     def novelty(self, vectors: ArrayLike) -> NDArray[np.float64]:
         """Conformal p-value of each vector, (n,) float64 in (0, 1]: small = unlike what was fitted."""
@@ -226,25 +278,7 @@ class Reference:
 
     def to_bytes(self) -> bytes:
         """One safetensors file; equal references give equal bytes."""
-        words = {
-            "format": FORMAT,
-            "fit_ids": self.fit_ids,
-            "fit_labels": self.fit_labels,
-            "alpha0": self.alpha0,
-            "k": self.k,
-            "seed": self.seed,
-            "version_info": dict(self.version_info),
-            "cells": [asdict(c) for c in self.cells],
-        }
-        text = json.dumps(words, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
-        return save(
-            {
-                "fit": self.fit, "replay": self.replay, "centroids": self.centroids,
-                "calibration_scores": self.calibration_scores, "calibration_cells": self.calibration_cells,
-                # As a tensor: safetensors does not keep the order of several metadata keys.
-                "words": np.frombuffer(text, dtype=np.uint8),
-            }
-        )  # fmt: skip
+        return reference_file.to_bytes({f.name: getattr(self, f.name) for f in fields(self) if f.init})
 
     @classmethod
     def from_bytes(cls, data: bytes) -> "Reference":
@@ -253,56 +287,7 @@ class Reference:
         Raises:
             ReferenceRefused: not a reference, damaged, or of another format.
         """
-        try:
-            tensors = {name: np.array(array) for name, array in load(data).items()}
-            words = json.loads(tensors["words"].tobytes())
-            if words["format"] != FORMAT:
-                raise ReferenceRefused("a reference of another format")
-            labels = words["fit_labels"]
-            reference = cls(
-                fit=_tensor(tensors, "fit", np.float32),
-                fit_ids=tuple(words["fit_ids"]),
-                fit_labels=None if labels is None else tuple(labels),
-                replay=_tensor(tensors, "replay", np.float32),
-                centroids=_tensor(tensors, "centroids", np.float32),
-                calibration_scores=_tensor(tensors, "calibration_scores", np.float64),
-                calibration_cells=_tensor(tensors, "calibration_cells", np.int64),
-                cells=tuple(_cell(c) for c in words["cells"]),
-                alpha0=float(words["alpha0"]),
-                k=int(words["k"]),
-                seed=int(words["seed"]),
-                version_info=words["version_info"],
-            )
-        except (SafetensorError, KeyError, TypeError, ValueError, IndexError) as error:
-            raise ReferenceRefused(f"not a readable reference ({type(error).__name__})") from error
-        reference._check()
-        return reference
-
-    def _check(self) -> None:
-        cells, dimension = self.centroids.shape
-        sound = (
-            self.replay.shape[1:] == (dimension,)
-            and self.fit.shape == (len(self.fit_ids), dimension)
-            and self.calibration_cells.shape == (cells,) == (len(self.cells),)
-            and int(self.calibration_cells.sum()) == self.n_cal
-            and (self.fit_labels is None or len(self.fit_labels) == len(self.fit_ids))
-            and all(np.isfinite(a).all() for a in (self.fit, self.replay, self.centroids, self.calibration_scores))
-            and bool(np.all(np.diff(self.calibration_scores) >= 0))
-        )
-        if not sound:
-            raise ReferenceRefused("the parts of this reference do not fit together")
-
-
-def _tensor(tensors: Mapping[str, NDArray[Any]], name: str, kind: type[np.generic]) -> NDArray[Any]:
-    tensor = tensors[name]
-    if tensor.dtype != kind or tensor.ndim != (1 if name.startswith("calibration") else 2):
-        raise ReferenceRefused(f"{name} has another type or shape")
-    return tensor
-
-
-def _cell(data: Mapping[str, Any]) -> Cell:
-    labels = tuple((str(label), float(share)) for label, share in data["labels"])
-    return Cell(int(data["index"]), data["label"], labels, tuple(data["medoids"]), float(data["share"]))
+        return cls(**reference_file.from_bytes(data))
 
 
 def _novelty_scores(index: FlatIndex, vectors: NDArray[np.float32], k: int) -> NDArray[np.float64]:

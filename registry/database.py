@@ -72,6 +72,23 @@ class Database:
             with self._writers.connect() as connection:
                 schema.upgrade(connection)
 
+    def scrub(self, table: str) -> None:
+        """End the traces of rows that were deleted from a table, outside of any transaction.
+
+        SQLite: what was overwritten in the log goes into the file, and the log is cut to nothing, unless somebody reads
+        at this moment; PostgreSQL: the table is written anew. Backups and a server's archived log keep what they have.
+        """
+        with self.connection() as connection:
+            driver: Any = connection.connection.driver_connection
+            if self.dialect == "sqlite":
+                driver.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+                return
+            driver.autocommit = True
+            try:
+                driver.execute(f"VACUUM (FULL) {table}")
+            finally:
+                driver.autocommit = False
+
     def close(self) -> None:
         """Close every connection."""
         self._engine.dispose()

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import select
+from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from registry import datasets
@@ -34,6 +34,7 @@ __all__ = [
     "events",
     "finish",
     "get",
+    "last_ends",
     "progress",
     "request_cancel",
     "start",
@@ -150,6 +151,13 @@ def unfinished(session: Session) -> list[Job]:
     """Jobs that wait or run, oldest first: what a starting worker has to take up."""
     query = select(JobRecord).where(JobRecord.state.in_([JobState.QUEUED, JobState.RUNNING]))
     return [_job(row) for row in session.scalars(query.order_by(JobRecord.created_at, JobRecord.id))]
+
+
+def last_ends(session: Session) -> dict[tuple[str, JobState], datetime]:
+    """When the last job of each adapter that ended in each state did so."""
+    query = select(JobRecord.adapter, JobRecord.state, func.max(JobRecord.finished_at))
+    found = session.execute(query.group_by(JobRecord.adapter, JobRecord.state))
+    return {(adapter, state): at for adapter, state, at in found if at is not None}
 
 
 def start(session: Session, job_id: str) -> Job:

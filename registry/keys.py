@@ -30,6 +30,8 @@ _ID = string.digits + string.ascii_lowercase
 _SECRET = re.compile(r"dl_([0-9a-z]{8})_([0-9A-Za-z]{37})([0-9A-Za-z]{6})")
 # Compared with when there is no such key, so that its absence takes as long as a wrong secret.
 _NOBODY = "0" * 64
+MAX_RETAIN_DAYS = 365
+"""Longest time that texts sent with a key may be kept."""
 
 
 class Scope(StrEnum):
@@ -57,6 +59,8 @@ class Key:
     expires_at: datetime | None
     revoked_at: datetime | None
     last_used_at: datetime | None
+    retain_days: int | None = None
+    """How many days texts sent with the key are kept; None keeps none."""
 
     def allows(self, scope: Scope) -> bool:
         """Whether the key has the scope; admin has them all."""
@@ -83,21 +87,44 @@ class KeyTable:
         return key if same and key is not None and key.valid(now()) else None
 
 
+def new_secret() -> str:
+    """A fresh secret that belongs to no key yet; `issue` makes it one."""
+    key_id = "".join(secrets.choice(_ID) for _ in range(8))
+    body = "".join(secrets.choice(_ALPHABET) for _ in range(37))
+    return f"dl_{key_id}_{body}{_check_characters(key_id, body)}"
+
+
 def issue(
-    session: Session, name: str, scopes: Iterable[Scope], expires_at: datetime | None = None, *, by: str = "system"
+    session: Session,
+    name: str,
+    scopes: Iterable[Scope],
+    expires_at: datetime | None = None,
+    *,
+    secret: str | None = None,
+    retain_days: int | None = None,
+    by: str = "system",
 ) -> tuple[Key, str]:
     """Make a key; the second value is its secret, which cannot be had again.
 
-    Raises ValueError without any scope, or for an `expires_at` without a zone.
+    With a `secret` of `new_secret` the key gets that one; issuing the same secret again changes nothing. Raises
+    ValueError without any scope, for an `expires_at` without a zone, for a secret that is malformed or that another
+    key's id stands in, or for `retain_days` outside 1 to MAX_RETAIN_DAYS.
     """
     granted = frozenset(Scope(scope) for scope in scopes)
     if not granted:
         raise ValueError("a key needs at least one scope")
     if expires_at is not None and expires_at.tzinfo is None:
         raise ValueError("the time a key expires needs a zone")
-    key_id = "".join(secrets.choice(_ID) for _ in range(8))
-    body = "".join(secrets.choice(_ALPHABET) for _ in range(37))
-    secret = f"dl_{key_id}_{body}{_check_characters(key_id, body)}"
+    _check_days(retain_days)
+    secret = new_secret() if secret is None else secret
+    key_id = _match(secret)
+    if key_id is None:
+        raise ValueError("a secret is what new_secret makes")
+    known = session.get(KeyRecord, key_id)
+    if known is not None:
+        if not hmac.compare_digest(known.digest, _digest(secret)):
+            raise ValueError("the secret's id belongs to another key")
+        return _key(known), secret
     row = KeyRecord(
         id=key_id,
         name=clean(name),
@@ -108,10 +135,11 @@ def issue(
         expires_at=expires_at,
         revoked_at=None,
         last_used_at=None,
+        retain_days=retain_days,
     )
     session.add(row)
     session.flush()
-    events.record(session, "key.issued", key_id, by, {"scopes": sorted(granted)})
+    events.record(session, "key.issued", key_id, by, {"scopes": sorted(granted), **_retains(retain_days)})
     return _key(row), secret
 
 
@@ -129,6 +157,22 @@ def revoke(session: Session, key_id: str, *, by: str = "system") -> Key:
         row.revoked_at = now()
         session.flush()
         events.record(session, "key.revoked", key_id, by)
+    return _key(row)
+
+
+def retain(session: Session, key_id: str, days: int | None, *, by: str = "system") -> Key:
+    """Keep texts sent with a key for so many days from now on, or (None) no longer: what was kept is another matter.
+
+    Raises NotFound, and ValueError for days outside 1 to MAX_RETAIN_DAYS.
+    """
+    _check_days(days)
+    row = session.get(KeyRecord, key_id) if storable(key_id) else None
+    if row is None:
+        raise NotFound("key", key_id)
+    if row.retain_days != days:
+        row.retain_days = days
+        session.flush()
+        events.record(session, "key.retention", key_id, by, {"retain_days": days})
     return _key(row)
 
 
@@ -169,6 +213,15 @@ def _digest(secret: str) -> str:
     return hashlib.sha256(secret.encode()).hexdigest()
 
 
+def _check_days(days: int | None) -> None:
+    if days is not None and not 1 <= days <= MAX_RETAIN_DAYS:
+        raise ValueError(f"texts are kept for 1 to {MAX_RETAIN_DAYS} days")
+
+
+def _retains(days: int | None) -> dict[str, int]:
+    return {} if days is None else {"retain_days": days}
+
+
 def _key(row: KeyRecord) -> Key:
     return Key(
         id=row.id,
@@ -179,4 +232,5 @@ def _key(row: KeyRecord) -> Key:
         expires_at=row.expires_at,
         revoked_at=row.revoked_at,
         last_used_at=row.last_used_at,
+        retain_days=row.retain_days,
     )

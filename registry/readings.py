@@ -1,7 +1,8 @@
-"""Stored drift measurements, and what the monitor of a version remembers between restarts.
+"""Stored drift measurements, and the one monitor that all services which watch a version share.
 
-Several services may watch one version. Whoever finds an alarm stores it; from then on it stands for all of them until
-somebody acknowledges it, and nothing else releases it.
+A service adds what it has seen in one transaction: it reads the monitor's state for itself alone, applies its counts
+and puts the state back. Whoever finds an alarm stores it; from then on it stands for all of them until somebody
+acknowledges it, and nothing else releases it.
 """
 
 from collections.abc import Mapping, Sequence
@@ -14,9 +15,10 @@ from sqlalchemy.orm import Session
 
 from registry import events, versions
 from registry.clean import clean
-from registry.errors import NotFound
+from registry.errors import Conflict, NotFound
 from registry.names import storable, storable_number
-from registry.tables import MonitorRecord, ReadingRecord, now
+from registry.states import VersionState
+from registry.tables import MonitorRecord, ReadingRecord, VersionRecord, now
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +100,37 @@ def get_state(session: Session, adapter: str, version: int | None = None) -> Mon
     """What the monitor of a version (by default the live one) remembers, None when it never stored anything."""
     row = _row(session, adapter, version)
     return None if row is None else _state(row)
+
+
+def state_to_change(session: Session, adapter: str, version: int, *, reference: str | None) -> MonitorState | None:
+    """As `get_state`, for a caller that puts the state back, changed, in the same transaction.
+
+    The row is the caller's alone until the transaction ends. Writers take turns in any case; the lock holds for whoever
+    writes by other means.
+
+    Args:
+        reference: Digest of the reference that the caller measures against.
+
+    Raises Conflict when the version has another reference: nothing measured against this one may be put.
+    """
+    if versions.get(session, adapter, version).reference != reference:
+        raise Conflict(f"{adapter}@{version} has another reference by now")
+    row = session.get(MonitorRecord, (adapter, version), with_for_update=True)
+    return None if row is None else _state(row)
+
+
+def last_changes(session: Session) -> dict[tuple[str, int], datetime]:
+    """When each monitor's state was last put, by adapter and version: one look for all of them."""
+    found = session.execute(select(MonitorRecord.adapter, MonitorRecord.version, MonitorRecord.updated_at))
+    return {(adapter, version): at for adapter, version, at in found}
+
+
+def standing(session: Session) -> list[MonitorState]:
+    """The monitors of live versions whose alarm stands."""
+    live = (VersionRecord.adapter == MonitorRecord.adapter) & (VersionRecord.number == MonitorRecord.version)
+    query = select(MonitorRecord).join(VersionRecord, live)
+    query = query.where(VersionRecord.state == VersionState.LIVE, MonitorRecord.alarm_active)
+    return [_state(row) for row in session.scalars(query.order_by(MonitorRecord.adapter))]
 
 
 def put_state(

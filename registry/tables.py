@@ -3,12 +3,13 @@
 Rows of these classes never leave the package: the functions beside this file give frozen values instead.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
     BigInteger,
+    Date,
     DateTime,
     Dialect,
     Enum,
@@ -16,6 +17,7 @@ from sqlalchemy import (
     ForeignKeyConstraint,
     Index,
     Integer,
+    LargeBinary,
     MetaData,
     String,
     Text,
@@ -245,6 +247,27 @@ class KeyRecord(Base):
     expires_at: Mapped[datetime | None]
     revoked_at: Mapped[datetime | None]
     last_used_at: Mapped[datetime | None]
+    retain_days: Mapped[int | None]
+
+
+class KeyLimitRecord(Base):
+    """What a key may ask for; None is no limit."""
+
+    __tablename__ = "key_limits"
+
+    key: Mapped[str] = mapped_column(String(16), ForeignKey("keys.id"), primary_key=True)
+    texts_per_minute: Mapped[int | None]
+    texts_per_day: Mapped[int | None]
+
+
+class KeyUseRecord(Base):
+    """How many texts a key had on a day (UTC), of all services together."""
+
+    __tablename__ = "key_uses"
+
+    key: Mapped[str] = mapped_column(String(16), ForeignKey("keys.id"), primary_key=True)
+    day: Mapped[date] = mapped_column(Date, primary_key=True)
+    texts: Mapped[int] = mapped_column(BigInteger)
 
 
 class ReadingRecord(Base):
@@ -348,3 +371,26 @@ class RolloutCountRecord(Base):
     replica: Mapped[str] = mapped_column(String(32), primary_key=True)
     counts: Mapped[dict[str, Any]]
     updated_at: Mapped[datetime]
+
+
+class RetainedRecord(Base):
+    """A text that an adapter embedded, kept for some days because the caller's key says so; its vector beside it."""
+
+    __tablename__ = "retained"
+    __table_args__ = (
+        ForeignKeyConstraint(["adapter", "version"], ["versions.adapter", "versions.number"]),
+        UniqueConstraint("adapter", "version", "key", "digest"),
+        Index(None, "adapter", "at"),
+        Index(None, "expires_at"),
+    )
+
+    id: Mapped[int] = mapped_column(_Serial, primary_key=True)
+    adapter: Mapped[str] = mapped_column(_Name)
+    version: Mapped[int]
+    key: Mapped[str] = mapped_column(String(16), ForeignKey("keys.id"))
+    digest: Mapped[str] = mapped_column(_Digest)
+    text: Mapped[str] = mapped_column(Text)
+    vector: Mapped[bytes] = mapped_column(LargeBinary)
+    seen: Mapped[int]
+    at: Mapped[datetime]
+    expires_at: Mapped[datetime]

@@ -22,9 +22,27 @@ class Allowance:
 
     def take(self, wanted: int) -> int:
         """Take as much of what is wanted as there is, in whole numbers."""
-        now = self._clock()
-        self._left = min(self._most, self._left + (now - self._at) * self._rate)
-        self._at = now
+        self._refill()
         taken = min(wanted, int(self._left))
         self._left -= taken
         return taken
+
+    def take_all(self, wanted: int) -> bool:
+        """Take all that is wanted, or nothing when there is less."""
+        self._refill()
+        if wanted > self._left:
+            return False
+        self._left -= wanted
+        return True
+
+    def until(self, wanted: int) -> float:
+        """Seconds until so much is there; infinite for more than it can hold."""
+        self._refill()
+        if wanted > self._most:
+            return float("inf")
+        return max(0.0, (wanted - self._left) / self._rate)
+
+    def _refill(self) -> None:
+        now = self._clock()
+        self._left = min(self._most, self._left + (now - self._at) * self._rate)
+        self._at = now

@@ -6,6 +6,7 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import serialise
+from service.auth import CALLER
 from service.compute import Computed
 from service.state import Service
 
@@ -35,8 +36,10 @@ class VectorAnswer(Response):
         await super().__call__(scope, receive, send)
         target = self._computed.target
         if target.version is not None:
-            self._service.watch.offer(target.version, self._computed.vectors)
+            computed = self._computed
+            self._service.watch.offer(target.version, computed.vectors, computed.cost.keys, computed.origin)
             self._service.rollouts.offer(self._computed)
+            self._service.retention.offer(computed, scope.get(CALLER))
 
 
 def _costs(computed: Computed) -> list[tuple[bytes, bytes]]:

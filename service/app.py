@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from datetime import timedelta
 from typing import Any
 
 import structlog
@@ -16,15 +17,18 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoder.encoder import Encoder
-from monitoring.evaluate import MonitorSettings
 from monitoring.metrics import Metrics
+from monitoring.monitor_settings import MonitorSettings
 from registry.errors import RegistryError
+from service.advisor import Advisor
 from service.api import (
     adapters,
+    advice,
     alerts,
     cohere,
     datasets,
     drift,
+    drift_items,
     health,
     jobs,
     keys,
@@ -42,7 +46,11 @@ from service.edge import Answers, Edge
 from service.embedder import Embedder
 from service.errors import Problem, problem_of, validation_problem
 from service.limits import BodyLimit, LocalOnly
+from service.policy import Policy
+from service.probe_watch import ProbeWatch
 from service.recorder import ServingRecorder
+from service.retention import Retention
+from service.retrains import Limits
 from service.rollout import Rollouts
 from service.schemas import ProblemBody
 from service.settings import Settings
@@ -112,6 +120,8 @@ def create_app(settings: Settings) -> FastAPI:
         reports,
         rollouts,
         drift,
+        drift_items,
+        advice,
         alerts,
         keys,
     ):
@@ -143,7 +153,14 @@ def build(settings: Settings) -> Service:
     cache = VectorCache(settings.cache_bytes)
     keyring = Keyring(loopback=settings.loopback)
     keyring.load(registry)
-    monitoring = MonitorSettings(window=settings.drift_window, arl=settings.drift_arl)
+    monitoring = MonitorSettings(
+        window=settings.drift_window,
+        arl=settings.drift_arl,
+        min_novelty_ratio=settings.drift_min_novelty_ratio,
+        min_tv=settings.drift_min_tv,
+        min_auc=settings.drift_min_auc,
+        mode=settings.drift_mode,
+    )
     threads = Threads()
     watch = Watch(
         registry,
@@ -152,6 +169,7 @@ def build(settings: Settings) -> Service:
         limit=settings.drift_queue,
         rate=settings.drift_rate,
         per_request=settings.drift_per_request,
+        per_session=settings.drift_per_session,
         keep=settings.drift_readings,
     )
 
@@ -188,6 +206,7 @@ def build(settings: Settings) -> Service:
             {name: view.serving for name, view in views.items() if view.asleep and view.serving is not None},
         )
         candidates.follow(snapshot)
+        probes.show(snapshot)
 
     catalog = Catalog(
         registry,
@@ -208,9 +227,19 @@ def build(settings: Settings) -> Service:
         limit=settings.rollout_queue,
         store_seconds=2 * settings.poll_seconds,
     )
-    return Service(
-        settings, home, registry, keyring, cache, catalog, watch, candidates, metrics, recorder, threads, shared
+    retention = Retention(registry, keyring, threads, keep=settings.retained_texts)
+    probes = ProbeWatch(registry, metrics, lambda: catalog.snapshot, threads.load, seconds=settings.drift_probe_seconds)
+    advisor = Advisor(watch, probes, lambda: catalog.snapshot, monitoring)
+    limits = Limits(
+        timedelta(seconds=settings.retrain_cooldown_seconds), settings.retrain_budget, settings.alerts_need_effect
     )
+    policy = Policy(registry, advisor, metrics, threads.registry, limits, on=settings.drift_policy == "retrain")
+    built = Service(
+        settings, home, registry, keyring, cache, catalog, watch, candidates, retention, probes, advisor, limits,
+        policy, metrics, recorder, threads, shared,
+    )  # fmt: skip
+    built.rates.reconcile(registry)
+    return built
 
 
 def _shared_cache(settings: Settings, url: SecretStr, metrics: Metrics, secret: bytes) -> SharedCache:
@@ -240,6 +269,10 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
         await stack.enter_async_context(_background(service.catalog.follow(service.settings.poll_seconds)))
         stack.push_async_callback(service.rollouts.close)
         await stack.enter_async_context(_background(service.rollouts.run()))
+        stack.push_async_callback(service.retention.close)
+        await stack.enter_async_context(_background(service.retention.run()))
+        await stack.enter_async_context(_background(service.probes.run()))
+        await stack.enter_async_context(_background(service.policy.run()))
         stack.push_async_callback(_note_uses, service)
         await stack.enter_async_context(_background(_note_uses_for_ever(service)))
         if service.settings.worker:
@@ -267,6 +300,7 @@ async def _background(work: Any) -> AsyncIterator[None]:
 async def _note_uses(service: Service) -> None:
     try:
         await service.blocking(lambda: service.keyring.note_uses(service.registry))
+        await service.blocking(lambda: service.rates.reconcile(service.registry))
     except RegistryError as error:
         log.warning("key_uses_not_noted", error=type(error).__name__)
 

@@ -82,6 +82,13 @@ class Keyring:
         self._used[key.id] = datetime.now(UTC)
         return Caller(key.name, key.id)
 
+    def retain_days(self, key: str | None) -> int | None:
+        """For how many days texts sent with a key (by id) are kept; None for no time, and without a key."""
+        if key is None or self._table is None:
+            return None
+        _, found = self._table.entries.get(key, ("", None))
+        return None if found is None else found.retain_days
+
     def note_uses(self, registry: Registry) -> None:
         """Write when keys were last used, all in one transaction (blocking); what cannot be written is dropped."""
         used, self._used = self._used, {}
@@ -107,8 +114,14 @@ class _Needs(SecurityBase):
 
     def caller(self, request: Request) -> Caller:
         """Who asks, for code that is not reached through FastAPI's dependencies."""
-        keyring: Keyring = request.app.state.service.keyring
-        caller = keyring.caller(request.headers.get("authorization"), *self.scopes)
+        service = request.app.state.service
+        keyring: Keyring = service.keyring
+        try:
+            caller = keyring.caller(request.headers.get("authorization"), *self.scopes)
+        except Problem as refused:
+            if refused.status != 401:
+                raise
+            raise service.doors.failed(request.client.host if request.client else None, refused) from None
         request.scope[CALLER] = caller.key
         return caller
 

@@ -16,6 +16,7 @@ import time
 from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 
 import structlog
 
@@ -27,6 +28,7 @@ from registry.errors import RegistryError
 from registry.names import parse_model
 from registry.registry import Registry
 from registry.rollouts import Rollout
+from registry.states import JobState
 from registry.versions import Adapter, Version
 from service.auth import Keyring
 from service.embedder import Embedder
@@ -58,6 +60,7 @@ class _Loaded:
     faults: list[Version]
     jobs: Counter[str]
     rollouts: tuple[Rollout, ...]
+    job_ends: dict[tuple[str, JobState], datetime]
     fault: str | None = None
 
 
@@ -152,7 +155,7 @@ class Catalog:
                 embedder.start()
                 loaded[record.name] = LoadedBackbone(record, encoder, embedder)
         adapters = self._within_limit({name: self._awake(view) for name, view in found.adapters.items()})
-        before, self.snapshot = self.snapshot, Snapshot(loaded, adapters, found.jobs, found.rollouts)
+        before, self.snapshot = self.snapshot, Snapshot(loaded, adapters, found.jobs, found.rollouts, found.job_ends)
         for digest, version in list(self._pinned.items()):  # what was promoted has handed its reference on by now
             self._pinned[digest] = replace(version, reference=None)
         self._latest = found.latest
@@ -228,14 +231,14 @@ class Catalog:
         record = version.record
         if version.reference is not None or record.reference is None:
             return version.reference
-        found = self._references.pop(record.digest, None)
+        found = self._references.pop(record.reference, None)
         if found is None:
             dimension = version.adapter.manifest.dimension
             try:
                 found = await self._loader.once(record.reference, lambda: self._loader.reference(record, dimension))
             except LOAD_ERRORS as error:
                 raise unusable(record, error) from error
-        self._references[record.digest] = found
+        self._references[record.reference] = found
         while len(self._references) > REFERENCES:
             self._references.popitem(last=False)
         return found
@@ -261,7 +264,7 @@ class Catalog:
         """Point a sleeping adapter to its live version, now loaded, unless the pointer moved meanwhile."""
         name = version.record.adapter
         view = self.snapshot.adapters.get(name)
-        if view is None or not view.asleep or view.live_digest != version.record.digest:
+        if view is None or not view.asleep or not _serves(view, version):
             return
         adapters = {**self.snapshot.adapters, name: replace(view, live=version, asleep=False)}
         before, self.snapshot = self.snapshot, replace(self.snapshot, adapters=self._within_limit(adapters))
@@ -270,7 +273,7 @@ class Catalog:
     def _awake(self, view: AdapterView) -> AdapterView:
         """The view as it was read, with the live version that was loaded since the reading began."""
         now = self.snapshot.adapters.get(view.record.name)
-        if view.asleep and now is not None and now.live is not None and now.live.record.digest == view.live_digest:
+        if view.asleep and now is not None and now.live is not None and _serves(view, now.live):
             return replace(view, live=now.live, asleep=False)
         return view
 
@@ -319,9 +322,10 @@ class Catalog:
             adapters = [(a, tuple(versions.history(session, a.name))) for a in versions.all_adapters(session)]
             waiting = Counter(job.state.value for job in jobs.unfinished(session))
             active = tuple(rollouts.all_active(session))
+            ends = jobs.last_ends(session)
         self._keyring.load(self.registry)
         old = self.snapshot
-        found = _Loaded(latest, records, {}, {}, [], waiting, active)
+        found = _Loaded(latest, records, {}, {}, [], waiting, active, ends)
         for record in records:
             if old.backbone_of(record.digest) is None:
                 try:
@@ -353,7 +357,9 @@ class Catalog:
         try:
             # What is loaded stays; the record is renewed, since its state and promotion time have changed.
             module = loaded.adapter if loaded is not None else self._loader.adapter(wanted)
-            reference = loaded.reference if loaded is not None else None
+            # A reference that was rebuilt takes the place of the one that is loaded.
+            kept = loaded is not None and loaded.record.reference == wanted.reference
+            reference = loaded.reference if loaded is not None and kept else None
             if reference is None:
                 reference = self._loader.reference(wanted, module.manifest.dimension)
             return AdapterView(adapter, history, LoadedVersion(wanted, module, reference))
@@ -370,3 +376,10 @@ class Catalog:
             with self.registry.writing() as session:
                 events.record(session, "version.unusable", version.name, "service")
             self._reported.add(version.digest)
+
+
+def _serves(view: AdapterView, version: LoadedVersion) -> bool:
+    """Whether a loaded version is the live one of the view, with the reference that counts."""
+    record = view.version(view.record.live)
+    loaded = version.record
+    return record is not None and (record.digest, record.reference) == (loaded.digest, loaded.reference)

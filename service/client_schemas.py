@@ -4,6 +4,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from service.origin import PARAMETERS
+
 
 class TeiError(BaseModel):
     """TEI's error body, with the members of RFC 9457 beside it."""
@@ -74,12 +76,18 @@ _WHERE = [
 
 
 def _operation(
-    properties: dict[str, Any], required: list[str], asked: Any, answer: dict[str, Any], given: Any
+    properties: dict[str, Any],
+    required: list[str],
+    asked: Any,
+    answer: dict[str, Any],
+    given: Any,
+    *,
+    embeds: bool = True,
 ) -> dict[str, Any]:
-    """One operation, with an example of what is asked and given."""
+    """One operation, with an example of what is asked and given; `embeds`: its texts are watched for drift."""
     body = {"type": "object", "properties": properties, "required": required}
     return {
-        "parameters": _WHERE,
+        "parameters": [*_WHERE, *PARAMETERS] if embeds else _WHERE,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body, "example": asked}}},
         "responses": {
             "200": {"description": "Computed", "content": {"application/json": {"schema": answer, "example": given}}}
@@ -148,6 +156,7 @@ TOKENIZE = _operation(
         },
     },
     [[{"id": 6430, "text": "declined", "special": False, "start": 0, "stop": 8}]],
+    embeds=False,
 )
 
 DECODE = _operation(
@@ -165,6 +174,7 @@ DECODE = _operation(
     {"ids": [101, 6430, 102]},
     {"type": "array", "items": _STRING},
     ["declined"],
+    embeds=False,
 )
 
 _DOCUMENTS = {

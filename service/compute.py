@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 
 from encoder.errors import InputRefused
+from service.auth import CALLER
 from service.deadline import given, left
 from service.embedder import Embedded
 from service.errors import ClientGone, Overloaded, Problem
+from service.origin import Origin, origin_of
 from service.snapshot import Target
 from service.state import Service
 
@@ -23,6 +25,7 @@ class Computed:
     Attributes:
         cost: What the texts cost: tokens, times, how many came from the cache.
         texts: As they were computed, prompts included.
+        origin: Where they come from, as the request says.
         began: When the work began, on `time.perf_counter`.
         seconds: From there until the vectors were there.
     """
@@ -31,6 +34,7 @@ class Computed:
     vectors: NDArray[np.float32]
     cost: Embedded
     texts: Sequence[str]
+    origin: Origin
     began: float
     seconds: float
 
@@ -41,16 +45,23 @@ class Computed:
 
 
 async def compute(
-    service: Service, request: Request, target: Target, texts: Sequence[str], truncate: bool | None
+    service: Service,
+    request: Request,
+    target: Target,
+    texts: Sequence[str],
+    truncate: bool | None,
+    user: str | None = None,
 ) -> Computed:
-    """Vectors of a target; `truncate` None means as the service is set.
+    """Vectors of a target; `truncate` None means as the service is set, `user` is the body's field of that name.
 
     Raises:
-        InputRefused, Overloaded, EncodeFailed, ClientGone, Problem: See `Embedder.embed`; 422 for a deadline header
-            that is no number of milliseconds.
+        InputRefused, Overloaded, EncodeFailed, ClientGone, Problem: See `Embedder.embed` and `Rates.admit`; 422 for
+            a deadline header that is no number of milliseconds, or a segment that is none.
     """
     began = time.perf_counter()
     allowed = given(request)
+    origin = origin_of(request, user)
+    service.rates.admit(request.scope.get(CALLER), len(texts))
     try:
         cost = await target.backbone.embedder.embed(
             texts,
@@ -66,4 +77,4 @@ async def compute(
         service.rollouts.failed(target)
         raise
     service.recorder.texts(target.family, len(texts), cost.tokens, cost.truncated)
-    return Computed(target, vectors, cost, texts, began, time.perf_counter() - began)
+    return Computed(target, vectors, cost, texts, origin, began, time.perf_counter() - began)

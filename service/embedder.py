@@ -48,6 +48,7 @@ class Embedded:
         truncated, cached: How many texts were cut, and how many came from the cache.
         tokenize_seconds: Time spent tokenising.
         queue_seconds, inference_seconds: Of the text that took longest: its wait for the runtime, and its batch's run.
+        keys: What each text is cached under: equal for equal texts.
     """
 
     vectors: NDArray[np.float32]
@@ -57,6 +58,7 @@ class Embedded:
     tokenize_seconds: float
     queue_seconds: float
     inference_seconds: float
+    keys: Sequence[bytes]
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,6 +201,7 @@ class Embedder:
             ticket.tokenize_seconds,
             ticket.queue_seconds,
             ticket.inference_seconds,
+            ticket.keys,
         )
 
     def _from_cache(self, ticket: Ticket, texts: Sequence[str], salt: bytes, truncate: bool) -> list[tuple[int, bytes]]:
@@ -206,6 +209,7 @@ class Embedder:
         missing = []
         for position, text in enumerate(texts):
             key = key_of(salt, text)
+            ticket.keys.append(key)
             entry = self.cache.get(key, truncate=truncate)
             if entry is None:
                 missing.append((position, key))

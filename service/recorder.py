@@ -42,6 +42,10 @@ class ServingRecorder:
         """Texts joined the same text of another request."""
         self.metrics.cache_single_flight.inc(texts)
 
+    def cut(self, reason: str) -> None:
+        """A connection was cut because its client took too long, sent too much, or was one too many."""
+        self.metrics.connections_cut.labels(reason).inc()
+
     def refused(self, reason: str) -> None:
         """A request was refused because of load."""
         self.metrics.queue_refused.labels(reason).inc()
@@ -86,6 +90,8 @@ class ServingRecorder:
             ).set(1)
         for state in ("queued", "running"):
             self.metrics.jobs.labels(state).set(now.jobs.get(state, 0))
+        for (adapter, end), at in now.job_ends.items():
+            self.metrics.last_job_timestamp.labels(adapter, end.value).set(at.timestamp())
         for name, view in now.adapters.items():
             old = before.adapters.get(name)
             was = old.serving.digest if old is not None and old.serving is not None else None

@@ -5,7 +5,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from registry.keys import Scope
+from registry.keys import MAX_RETAIN_DAYS, Scope
+from registry.quotas import MOST
+from service.origin import PARAMETERS
 
 
 class Body(BaseModel):
@@ -72,6 +74,18 @@ class KeyRequest(Body):
     name: str = Field(min_length=1, max_length=80, description="Whose key it is.")
     scopes: set[Scope] = Field(min_length=1, description="What it may do; admin implies the rest.")
     expires_at: datetime | None = Field(None, description="When it ends; with a time zone.")
+    retain_texts_days: int | None = Field(
+        None, ge=1, le=MAX_RETAIN_DAYS, description="Days for which texts sent with it are kept; none by default."
+    )
+
+
+class KeyLimitsRequest(Body):
+    """What a key may ask for; a limit that is left out is none."""
+
+    texts_per_minute: int | None = Field(None, ge=1, le=MOST, description="Held by each service on its own.")
+    texts_per_day: int | None = Field(
+        None, ge=1, le=MOST, description="From midnight to midnight UTC, over all services together."
+    )
 
 
 class ProblemError(BaseModel):
@@ -154,6 +168,7 @@ def _document(
 ) -> dict[str, Any]:
     body = {"type": "object", "properties": {**properties, **_PROMPT}, "required": required}
     return {
+        "parameters": [*PARAMETERS],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body, "example": example}}},
         "responses": {
             "200": {

@@ -15,6 +15,7 @@ import uvicorn
 from service import logs
 from service.app import create_app
 from service.errors import ServiceError
+from service.patience import bounded
 from service.settings import Settings
 from service.shared_server import CacheUnusable
 from service.state import Service
@@ -54,6 +55,8 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] | None = None
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     config = uvicorn.Config(
         app,
+        http=bounded(settings.patience(), service.recorder.cut),
+        ws="none",
         log_config=None,
         log_level="warning",
         access_log=False,

@@ -10,6 +10,7 @@ from pydantic import Field, SecretStr, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from registry.home import Home
+from service.patience import Patience
 
 MIB = 1024 * 1024
 
@@ -25,7 +26,7 @@ class Settings(BaseSettings):
     database_url: str | None = Field(None, description="Registry database; SQLite in the data folder by default.")
     artifacts_url: str | None = Field(
         None,
-        description="Object store that artifacts are kept in, such as s3://bucket/prefix, for services and workers that "
+        description="Object store that artifacts are kept in, such as s3://bucket/prefix, for programs that "
         "share no disk; credentials come from the provider's own variables (AWS_…); needs the extra `s3`.",
     )
     worker: bool = Field(True, description="Start and supervise the training worker as a child process.")
@@ -91,6 +92,17 @@ class Settings(BaseSettings):
     )
 
     poll_seconds: float = Field(0.5, gt=0, description="How often the registry is asked for changes.")
+    header_seconds: float = Field(15.0, gt=0, description="Longest time a request's headers may take to arrive.")
+    body_seconds: float = Field(20.0, gt=0, description="Grace of a request's body before its least rate applies.")
+    body_rate: float = Field(
+        8192, gt=0, description="Bytes a second that a body must reach on average once its grace is over."
+    )
+    answer_seconds: float = Field(
+        60.0, gt=0, description="Longest pause in which a client reads nothing of its answer before it is cut off."
+    )
+    max_header_bytes: int = Field(64 * 1024, ge=1024, description="Request line and headers together; more gets 431.")
+    max_connections: int = Field(4096, ge=1, description="Open connections; one more gets 503.")
+
     drift_window: int = Field(256, ge=32, description="Vectors that are evidence in one drift reading.")
     drift_arl: int = Field(
         1_000_000, ge=1000, description="Mean vectors that are evidence between two false drift alarms."
@@ -99,7 +111,27 @@ class Settings(BaseSettings):
         16,
         ge=1,
         description="Most vectors of one request, chosen at random, that are evidence for a drift alarm: texts sent "
-        "together are seldom independent. The others only enter the counts.",
+        "together are seldom independent.",
+    )
+    drift_per_session: int = Field(
+        16,
+        ge=1,
+        description="Most vectors of one session in a minute that are evidence; a session is named by the header "
+        "x-driftline-session or else the field `user`.",
+    )
+    drift_mode: Literal["sequential", "windows"] = Field(
+        "sequential",
+        description="sequential: evidence is gathered over all requests, and an alarm is raised as soon as it is "
+        "enough. windows: each window of `drift_window` vectors is judged by itself.",
+    )
+    drift_min_novelty_ratio: float = Field(
+        2.0, ge=1, description="An alarm calls for action from so many times the expected rate of novel vectors."
+    )
+    drift_min_tv: float = Field(
+        0.05, ge=0, lt=1, description="Or from this total variation of the neighbourhoods above what chance gives."
+    )
+    drift_min_auc: float = Field(
+        0.6, ge=0.5, lt=1, description="Or when a classifier tells new from old with this area under its curve."
     )
     drift_readings: int = Field(10_000, ge=1, description="Drift readings kept of each version; older ones go.")
     drift_rate: float = Field(
@@ -109,6 +141,35 @@ class Settings(BaseSettings):
         "after quieter times.",
     )
     drift_queue: int = Field(16_384, ge=1, description="Vectors that may wait for the drift monitor; more are dropped.")
+    retained_texts: int = Field(
+        5_000,
+        ge=1,
+        description="Most texts kept of an adapter, of callers whose key allows it (`driftline key create "
+        "--retain-texts DAYS`; none does by default); the oldest go first.",
+    )
+    drift_probe_seconds: float = Field(
+        3600.0,
+        gt=0,
+        description="How often the recorded probe texts are encoded once more, to see whether their vectors changed.",
+    )
+    drift_policy: Literal["off", "retrain"] = Field(
+        "off",
+        description="retrain: an alarm that calls for a retrain gets one without an Alertmanager, under the limits "
+        "that alerts have.",
+    )
+    alerts_need_effect: bool = Field(
+        True,
+        description="Whether an alert starts a retrain only where the service's own monitor advises one; false for "
+        "alerts that come from elsewhere.",
+    )
+    retrain_cooldown_seconds: float = Field(
+        86_400.0,
+        ge=0,
+        description="Pause after a retrain of an adapter that an alert or the policy started, unless it failed.",
+    )
+    retrain_budget: int = Field(
+        8, ge=0, description="Retrains that alerts and the policy start in 24 hours at most, of all adapters together."
+    )
     rollout_rate: float = Field(
         100.0, gt=0, description="Texts a second that a rollout compares of busy traffic, of requests at random."
     )
@@ -137,6 +198,17 @@ class Settings(BaseSettings):
     def loopback(self) -> bool:
         """Whether the service is bound where only this machine reaches it."""
         return is_loopback(self.host)
+
+    def patience(self) -> Patience:
+        """How long a client may take."""
+        return Patience(
+            header_seconds=self.header_seconds,
+            body_seconds=self.body_seconds,
+            body_rate=self.body_rate,
+            answer_seconds=self.answer_seconds,
+            header_bytes=self.max_header_bytes,
+            connections=self.max_connections,
+        )
 
     def home(self) -> Home:
         """The data folder, database and object store these settings point to."""

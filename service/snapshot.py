@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from encoder.lora import Lora
 from monitoring.reference import Reference
 from registry.backbones import Backbone
 from registry.rollouts import Rollout
+from registry.states import JobState
 from registry.versions import Adapter, Version
 from service.embedder import Embedder
 from service.threads import Pool
@@ -79,13 +81,15 @@ class AdapterView:
 class Snapshot:
     """Everything that can be asked for, at one moment. The first backbone is the default.
 
-    `jobs` counts the unfinished jobs by state; `rollouts` are those that have not ended.
+    `jobs` counts the unfinished jobs by state; `job_ends` tells when an adapter's last job that ended in a state did
+    so; `rollouts` are those that have not ended.
     """
 
     backbones: Mapping[str, LoadedBackbone] = field(default_factory=dict)
     adapters: Mapping[str, AdapterView] = field(default_factory=dict)
     jobs: Mapping[str, int] = field(default_factory=dict)
     rollouts: tuple[Rollout, ...] = ()
+    job_ends: Mapping[tuple[str, JobState], datetime] = field(default_factory=dict)
 
     def backbone_of(self, digest: str) -> LoadedBackbone | None:
         """The loaded backbone with this digest."""

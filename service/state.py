@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, TypeVar
 
 from fastapi import Depends
@@ -11,12 +11,19 @@ from starlette.requests import Request
 from monitoring.metrics import Metrics
 from registry.home import Home
 from registry.registry import Registry
+from service.advisor import Advisor
 from service.auth import Keyring
 from service.cache import VectorCache
 from service.catalog import Catalog
 from service.deadline import given, left
+from service.doors import Doors
 from service.errors import Problem
+from service.policy import Policy
+from service.probe_watch import ProbeWatch
+from service.rates import Rates
 from service.recorder import ServingRecorder
+from service.retention import Retention
+from service.retrains import Limits
 from service.rollout import Rollouts
 from service.settings import Settings
 from service.shared_cache import SharedCache
@@ -39,11 +46,18 @@ class Service:
     catalog: Catalog
     watch: Watch
     rollouts: Rollouts
+    retention: Retention
+    probes: ProbeWatch
+    advisor: Advisor
+    limits: Limits
+    policy: Policy
     metrics: Metrics
     recorder: ServingRecorder
     threads: Threads
     shared_cache: SharedCache | None = None
     draining: bool = False
+    doors: Doors = field(default_factory=Doors)
+    rates: Rates = field(default_factory=Rates)
 
     async def resolve(self, model: str, request: Request, *, user: str | None = None) -> Target:
         """What a model name means for this request; a version that is not loaded yet is loaded first.

@@ -20,6 +20,7 @@ class Ticket:
         remaining: Rows that are still under way.
         allowed: Seconds the request may take; `give_up` is the monotonic time when they are over.
         tokens, truncated: Of all rows so far.
+        keys: What each text is cached under, once they were looked up.
         flights: The texts under way that this request waits for.
         gone: Tells whether the caller has left.
     """
@@ -31,6 +32,7 @@ class Ticket:
         "give_up",
         "gone",
         "inference_seconds",
+        "keys",
         "queue_seconds",
         "remaining",
         "rows",
@@ -45,6 +47,7 @@ class Ticket:
         self.remaining = 0
         self.tokens = 0
         self.truncated = 0
+        self.keys: list[bytes] = []
         self.flights: list[Flight] = []
         self.allowed = allowed
         self.since = time.monotonic()

@@ -1,36 +1,38 @@
-"""Drift on the side: one thread gives every served vector to the monitor of the version that made it.
+"""Drift on the side: one thread takes what was served, scores what of it is evidence, and pushes it to the registry.
 
-Serving only ever puts vectors into a bounded queue, without waking the thread; what does not fit is counted and
-dropped. Busy traffic is sampled: a search of the reference costs as much as a text does, and a few hundred vectors a
-second fill a window in a second or two. All monitors belong to the thread, so they need no locks. Readings and the
-monitors' states, the latched alarm among them, go to the registry, and a restart resumes from there. While the database
-is away, monitors go on and their states are stored later.
-
-Of one request only a random few are evidence for the alarm: texts that arrive together
-are seldom independent, and a corpus that is indexed in the order of its labels would look like drift.
+Serving only ever puts a request's vectors into a bounded queue, without waking the thread; what does not fit is counted
+and dropped. What the thread takes is thinned (see `thinning`), sampled where traffic is busier than its rate, scored
+together, and added to counts that go to the registry at least once a second: the monitor's state there is shared by all
+services that watch the version, see `watched`. All of it belongs to the thread, so it needs no locks. While the
+database is away, evidence adds up here.
 """
 
 import contextlib
+import random
 import threading
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from monitoring.evaluate import MonitorSettings
+from monitoring.alarms import Confirmation
 from monitoring.metrics import Metrics
-from monitoring.monitor import Monitor
+from monitoring.monitor_settings import MonitorSettings
+from monitoring.two_sample import FEWEST, confirm
 from registry import readings
+from registry.errors import RegistryError
 from registry.registry import Registry
 from registry.versions import Version
 from service.allowance import Allowance
+from service.aside import Aside
 from service.errors import Problem
+from service.origin import NOWHERE, Origin
 from service.snapshot import LoadedVersion
 from service.watched import Watched
 
@@ -40,36 +42,44 @@ T = TypeVar("T")
 
 # Served vectors are scored together, those of so many seconds: one at a time, a search of the reference is bound by
 # reading its index.
-GATHER_SECONDS = 0.25
-GATHER_VECTORS = 512
+GATHER_SECONDS: Final = 0.25
+GATHER_VECTORS: Final = 512
+# Evidence goes to the registry this long after the first of it was scored, or as soon as there is so much.
+PUSH_SECONDS: Final = 0.75
+PUSH_VECTORS: Final = 256
+# Pushing takes at most one part in so many of the time: where the registry is slow or away, it is asked less often.
+PUSH_PAUSE: Final = 4.0
 # What the monitor takes at once after quieter times, however low the rate.
-BURST = 1024
-# A state that changed without completing a window is stored after this many seconds.
-STORE_SECONDS = 5.0
-# Versions no longer live whose last state the registry has not taken; beyond it the oldest is given up.
-LEAVING = 16
+BURST: Final = 1024
+# How often it is looked whether other services moved the states of monitors that have nothing to push.
+LOOK_SECONDS: Final = 2.0
+# Versions no longer live whose last evidence the registry has not taken; beyond it the oldest is given up.
+LEAVING: Final = 16
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class _Served:
-    """Vectors (n, d) of one request, made by a version."""
+    """Vectors (n, d) of one request, made by a version, with a digest of each text."""
 
     version: LoadedVersion
     vectors: NDArray[np.float32]
+    keys: Sequence[bytes]
+    origin: Origin
 
 
 _Work: TypeAlias = Callable[[], None] | _Served | None
 
 
 class Watch:
-    """The thread, its queue and the monitors.
+    """The thread, its queue and the watched versions.
 
     Args:
         limit: Most vectors that may wait.
         rate: Vectors a second that are taken of busy traffic.
-        per_request: Most vectors of one request that are evidence.
+        per_request: Most vectors of one request that are evidence, chosen at random.
+        per_session: Most vectors of one session that are evidence in a minute.
         keep: Readings the registry keeps of a version.
-        seed: Seed of the choice of evidence.
+        seed: Seed of the choices.
     """
 
     def __init__(
@@ -81,27 +91,31 @@ class Watch:
         limit: int,
         rate: float,
         per_request: int,
+        per_session: int,
         keep: int,
-        seed: int = 0,
+        seed: int | None = None,
     ) -> None:
         self._registry = registry
         self._metrics = metrics
         self._settings = settings
         self._limit = limit
         self._per_request = per_request
+        self._per_session = per_session
         self._keep = keep
-        self._seed = seed
-        self._requests = 0
-        self._waiting = 0
-        self._count = threading.Lock()
+        # One of the two belongs to the callers of `offer`, the other to the thread; their difference is what waits.
+        self._offered = 0
+        self._taken = 0
+        self._random = random.Random(seed)
         self._allowance = Allowance(rate, BURST)
-        self._sampled = np.random.default_rng((seed, 1))
+        self._sampling = np.random.default_rng(seed)
         self._items: deque[_Work] = deque()
         self._asked = threading.Event()  # set when there is more to do than to look at vectors
         self._watched: dict[str, Watched] = {}
         self._leaving: OrderedDict[str, Watched] = OrderedDict()
         self._resting: dict[str, str] = {}  # adapters asleep -> digest of the version whose alarm is shown
-        self._stored_at = time.monotonic()
+        self._aside = Aside(self._put)
+        self._push_at = 0.0
+        self._look_at = 0.0
         self._ending = False
         self._thread = threading.Thread(target=self._run, name="driftline-watch", daemon=True)
 
@@ -110,7 +124,7 @@ class Watch:
         self._thread.start()
 
     def stop(self) -> None:
-        """Finish what waits, store every state and end the thread."""
+        """Score what waits, push all evidence and end the thread."""
         if self._thread.ident is not None:
             self._put(None)
             self._thread.join(timeout=20)
@@ -120,27 +134,29 @@ class Watch:
         """Whether the thread runs. How long it takes is no question of life: it waits for the database."""
         return self._thread.is_alive()
 
-    def offer(self, version: LoadedVersion, vectors: NDArray[np.float32]) -> bool:
-        """Hand over the vectors (n, d) of one request, made by a version; False when some were left out.
+    def offer(
+        self, version: LoadedVersion, vectors: NDArray[np.float32], keys: Sequence[bytes], origin: Origin = NOWHERE
+    ) -> bool:
+        """Hand over the vectors (n, d) of one request, made by a version; False when all were left out.
 
-        Those of busy traffic are a random part; all are left out while too many wait.
+        Of a large request a random part is taken. Not safe for concurrent use: the event loop calls it.
+
+        Args:
+            keys: A digest of each text, equal for equal texts.
+            origin: Where the texts come from, as the request says.
         """
         count = len(vectors)
-        skipped = self._metrics.skipped_observations.labels
-        with self._count:
-            if self._waiting + count > self._limit:
-                skipped(version.record.adapter, "behind").inc(count)
-                return False
-            taken = self._allowance.take(count)
-            self._waiting += taken
-        if taken:
-            chosen = vectors
-            if taken < count:
-                chosen = vectors[np.sort(self._sampled.choice(count, taken, replace=False))]
-            self._items.append(_Served(version, chosen))
-        if taken < count:
-            skipped(version.record.adapter, "sampled").inc(count - taken)
-        return taken == count
+        if count > self._per_request:
+            rows = sorted(self._random.sample(range(count), self._per_request))
+            vectors, keys = vectors[rows], [keys[row] for row in rows]
+            self._skipped(version, "request", count - len(rows))
+            count = len(rows)
+        if self._offered - self._taken + count > self._limit:
+            self._skipped(version, "behind", count)
+            return False
+        self._offered += count
+        self._items.append(_Served(version, vectors, keys, origin))
+        return True
 
     def follow(self, live: Mapping[str, LoadedVersion], asleep: Mapping[str, Version] | None = None) -> None:
         """Watch these versions, one an adapter, from now on; called whenever the catalog changes.
@@ -152,8 +168,8 @@ class Watch:
         self._put(lambda: self._follow(chosen))
         self._put(lambda: self._rest(resting))
 
-    def ask(self, question: Callable[[Mapping[str, Monitor]], T]) -> "Future[T]":
-        """Run a question on the thread with the monitors by adapter name; the future holds the answer.
+    def ask(self, question: Callable[[Mapping[str, Watched]], T]) -> "Future[T]":
+        """Run a question on the thread with what is watched, by adapter name; the future holds the answer.
 
         A future that is cancelled before its turn is never run.
         """
@@ -163,7 +179,7 @@ class Watch:
             if not answer.set_running_or_notify_cancel():
                 return
             try:
-                answer.set_result(question({name: w.monitor for name, w in self._watched.items()}))
+                answer.set_result(question(self._watched))
             except BaseException as error:  # noqa: BLE001  it belongs to whoever asked
                 answer.set_exception(error)
 
@@ -171,15 +187,19 @@ class Watch:
         return answer
 
     def acknowledge(self, adapter: str, by: str) -> "Future[bool]":
-        """Release an adapter's latched alarm, in memory and in the registry; the future says whether there was one."""
+        """Release an adapter's latched alarm for every service; the future says whether there was one."""
 
-        def release(_: Mapping[str, Monitor]) -> bool:
-            watched = self._watched.get(adapter)
-            if watched is None:
+        def release(watched: Mapping[str, Watched]) -> bool:
+            one = watched.get(adapter)
+            if one is None:
                 raise Problem(409, "The adapter has no live version that is watched.", code="not_watched")
-            return watched.acknowledge(by)
+            return one.acknowledge(by)
 
         return self.ask(release)
+
+    def _skipped(self, version: LoadedVersion, reason: str, count: int) -> None:
+        if count:
+            self._metrics.skipped_observations.labels(version.record.adapter, reason).inc(count)
 
     def _run(self) -> None:
         while not self._ending:
@@ -195,7 +215,7 @@ class Watch:
         self._asked.set()
 
     def _turn(self) -> None:
-        """Wait for work or for vectors to gather, then do all there is; store every state when it is time."""
+        """Wait for work or for vectors to gather, do all there is, and push what has waited long enough."""
         self._asked.wait(GATHER_SECONDS)
         self._asked.clear()
         while self._items and not self._ending:
@@ -206,8 +226,12 @@ class Watch:
                 self._ending = True
             else:
                 work()
-        if self._ending or time.monotonic() - self._stored_at > STORE_SECONDS:
-            self._store_all()
+        now = time.monotonic()
+        if self._ending or now >= self._push_at:
+            self._push_all(now)
+        if not self._ending and now >= self._look_at:
+            self._look_at = now + LOOK_SECONDS
+            self._look()
 
     def _gathered(self, first: _Served) -> list[_Served]:
         """What was served until now, up to other work: scored together, it reads the reference's index once."""
@@ -223,28 +247,72 @@ class Watch:
         return served
 
     def _observe(self, served: list[_Served]) -> None:
-        with self._count:
-            self._waiting -= sum(len(one.vectors) for one in served)
-        by_version: dict[str, list[_Served]] = {}
+        """Score what is evidence of these requests; of more than the allowance, a part drawn from all alike."""
+        self._taken += sum(len(one.vectors) for one in served)
+        evidence: list[tuple[Watched, _Served, int]] = []
         for one in served:
-            by_version.setdefault(one.version.record.digest, []).append(one)
-        for digest, requests in by_version.items():
-            watched = self._watched.get(requests[0].version.record.adapter)
-            if watched is None or watched.version.record.digest != digest:
+            watched = self._watched.get(one.version.record.adapter)
+            if watched is None or not _same(watched.version, one.version):
                 continue  # another version is live by now: these vectors say nothing about it
-            evidence = [self._evidence(len(one.vectors)) for one in requests]
-            watched.observe(np.concatenate([one.vectors for one in requests]), np.concatenate(evidence))
-            if watched.has_news:
-                watched.store()
+            rows, repeated, beyond = watched.thinning.take(one.keys, one.origin.session)
+            self._skipped(one.version, "duplicate", repeated)
+            self._skipped(one.version, "session", beyond)
+            evidence += [(watched, one, row) for row in rows]
+        taken = self._allowance.take(len(evidence))
+        if taken < len(evidence):
+            chosen = set(self._sampling.choice(len(evidence), taken, replace=False).tolist())
+            for place, (_, one, _) in enumerate(evidence):
+                if place not in chosen:
+                    self._skipped(one.version, "sampled", 1)
+            evidence = [evidence[place] for place in sorted(chosen)]
+        by_version: dict[int, list[tuple[Watched, _Served, int]]] = {}
+        for each in evidence:
+            by_version.setdefault(id(each[0]), []).append(each)
+        for group in by_version.values():
+            vectors = np.stack([one.vectors[row] for _, one, row in group])
+            group[0][0].observe(vectors, [one.origin.segment for _, one, _ in group])
 
-    def _evidence(self, count: int) -> NDArray[np.bool_]:
-        """A mask (count,) of one request's vectors: all of them, or `per_request` chosen at random."""
-        self._requests += 1
-        if count <= self._per_request:
-            return np.ones(count, dtype=np.bool_)
-        mask = np.zeros(count, dtype=np.bool_)
-        mask[np.random.default_rng((self._seed, self._requests)).choice(count, self._per_request, replace=False)] = True
-        return mask
+    def _push_all(self, now: float) -> None:
+        """Push the evidence that has waited long enough, at the end all of it; an outage ends the attempt for all."""
+        for digest, watched in list(self._leaving.items()):
+            if not watched.push():
+                break
+            del self._leaving[digest]
+        else:
+            for watched in self._watched.values():
+                due = watched.unstored >= PUSH_VECTORS or watched.waited(now) >= PUSH_SECONDS
+                if not (self._ending or due):
+                    continue
+                if not watched.push():
+                    break
+                self._check(watched)
+        self._push_at = time.monotonic() + PUSH_PAUSE * (time.monotonic() - now)
+
+    def _check(self, watched: Watched) -> None:
+        """Have a second look at an alarm that nobody has had yet, aside: it takes seconds of computing."""
+        vectors = watched.doubt(FEWEST)
+        if vectors is None:
+            return
+
+        def look() -> Confirmation | None:
+            found = confirm(watched.reference, vectors)
+            return None if found is None else Confirmation(found.auc, *found.auc_interval, found.knn_p)
+
+        self._aside.run(look, lambda found: None if found is None else watched.confirm(found))
+
+    def _look(self) -> None:
+        """See which monitors other services have moved since this one last had their state."""
+        if not self._watched:
+            return
+        try:
+            with self._registry.reading() as session:
+                changed = readings.last_changes(session)
+        except RegistryError as error:
+            log.warning("monitor_states_not_read", error=type(error).__name__)
+            return
+        for watched in self._watched.values():
+            if changed.get((watched.version.record.adapter, watched.version.record.number)) != watched.seen_at:
+                watched.look()
 
     def _follow(self, live: Mapping[str, LoadedVersion]) -> None:
         for adapter in self._watched.keys() - live.keys():
@@ -254,11 +322,11 @@ class Watch:
                 self._follow_one(adapter, version)
             except Exception as error:  # noqa: BLE001  the other adapters are watched all the same
                 log.error("drift_monitor_not_started", version=version.record.name, error=type(error).__name__)
+        self._look()  # what changed may be an alarm, raised or acknowledged elsewhere
 
     def _follow_one(self, adapter: str, version: LoadedVersion) -> None:
         before = self._watched.get(adapter)
-        if before is not None and before.version.record.digest == version.record.digest:
-            before.look()  # what changed may be an alarm, raised or acknowledged elsewhere
+        if before is not None and _same(before.version, version):
             return
         if before is not None:
             self._leave(adapter)
@@ -266,10 +334,17 @@ class Watch:
             self._metrics.alarm_active.labels(adapter).set(0)  # the series is there for every adapter that serves
             return
         watched = self._leaving.pop(version.record.digest, None)
-        if watched is None:
-            watched = Watched(self._registry, self._metrics, self._settings, version, keep=self._keep)
+        if watched is None or not _same(watched.version, version):
+            watched = Watched(
+                self._registry,
+                self._metrics,
+                self._settings,
+                version,
+                keep=self._keep,
+                per_session=self._per_session,
+            )
         else:
-            watched.reopen()  # rolled back to before the registry took its state: it knows more than the registry
+            watched.reopen()  # rolled back to before the registry took its evidence
         self._watched[adapter] = watched
 
     def _rest(self, asleep: Mapping[str, Version]) -> None:
@@ -286,17 +361,12 @@ class Watch:
         """Watch an adapter's version no longer; what the registry does not take now is offered again later."""
         watched = self._watched.pop(adapter)
         watched.close()
-        if not watched.store():
+        if not watched.push():
             self._leaving[watched.version.record.digest] = watched
             while len(self._leaving) > LEAVING:
                 self._leaving.popitem(last=False)
 
-    def _store_all(self) -> None:
-        self._stored_at = time.monotonic()
-        for digest, watched in list(self._leaving.items()):
-            if not watched.store():
-                return  # the registry is away for the others too: each would only wait as long
-            del self._leaving[digest]
-        for watched in self._watched.values():
-            if not watched.store():
-                return
+
+def _same(a: LoadedVersion, b: LoadedVersion) -> bool:
+    """Whether two are one version that is held against one reference: that can be replaced while the version stays."""
+    return a.record.digest == b.record.digest and a.record.reference == b.record.reference

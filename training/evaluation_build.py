@@ -26,6 +26,7 @@ from training.evaluation_document import (
     GroupsFound,
     RobustnessFound,
     Shift,
+    VersionsFound,
 )
 from training.evaluation_scores import Assessed
 from training.problem import Vectors
@@ -44,10 +45,12 @@ def build(
     groups: Mapping[str, Sequence[str]],
     *,
     primary: str,
+    versions: VersionsFound | None,
 ) -> Evaluation:
     """The document for contenders by name, `base` and `candidate` among them.
 
-    `generic` holds their vectors of the same generic sentences, `groups` the items' marks by property.
+    `generic` holds their vectors of the same generic sentences, `groups` the items' marks by property, `versions` what
+    was found of candidate and champion.
     """
     found = {name: found[name] for name in NAMES if name in found}
     return Evaluation(
@@ -75,6 +78,7 @@ def build(
         shift=_shift(found, primary, groups, items),
         general={name: _general(generic[name], generic["base"]) for name in found},
         errors=_errors(corpus, parts, items, found),
+        versions=versions,
         notes=_notes(items, groups, found["base"]),
     )
 

@@ -199,6 +199,22 @@ class Errors(TypedDict):
     confusions: list[ConfusionRow]
 
 
+class VersionsFound(TypedDict):
+    """How differently candidate and champion see the judged items (`probes`) among the fitted ones (`rows`).
+
+    measures: by the names of `monitoring.versions_drift.MEASURES`; 1 means that nothing changed. alike: whether
+    neighbours are kept so well that callers will hardly notice. index_serves: whether an index of the champion's
+    vectors answers the candidate's queries once they are rotated. words: what to do with such an index.
+    """
+
+    probes: int
+    rows: int
+    measures: dict[str, Estimate]
+    alike: bool
+    index_serves: bool
+    words: str
+
+
 class Evaluation(TypedDict):
     """The whole document.
 
@@ -222,6 +238,7 @@ class Evaluation(TypedDict):
         shift: On items unlike the fitted ones.
         general: By contender.
         errors: By contender.
+        versions: Candidate against champion. None where no version was live, or too few rows are judged.
         notes: Sentences on what was not measured, and why.
     """
 
@@ -240,4 +257,5 @@ class Evaluation(TypedDict):
     shift: Shift
     general: dict[str, General]
     errors: dict[str, Errors]
+    versions: VersionsFound | None
     notes: list[str]

@@ -19,6 +19,7 @@ from training.evaluation import groups_of
 from training.evaluation_build import build
 from training.evaluation_document import Evaluation
 from training.evaluation_scores import Assessed, assess
+from training.evaluation_versions import versions_of
 from training.problem import Vectors
 
 PERTURBED: Final = 1_500
@@ -28,18 +29,29 @@ Arrays = dict[str, npt.NDArray[Any]]
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """What was measured: the items, each model by name, its vectors of generic sentences, and the items' groups."""
+    """What was measured: the items, each model by name, its vectors of generic sentences, the items' groups, and the
+    models themselves."""
 
     items: GateItems
     found: dict[str, Assessed]
     generic: dict[str, Vectors]
     groups: dict[str, list[str]]
+    models: Mapping[str, Model]
 
     def document(self, corpus: Corpus, parts: Parts, recipe: Recipe) -> Evaluation:
         """The document for reports."""
         primary = recipe.gate_settings().primary
         with threadpool_limits(1, user_api="blas"):
-            return build(corpus, parts, self.items, self.found, self.generic, self.groups, primary=primary)
+            return build(
+                corpus,
+                parts,
+                self.items,
+                self.found,
+                self.generic,
+                self.groups,
+                primary=primary,
+                versions=versions_of(self.items, {name: model.texts for name, model in self.models.items()}),
+            )
 
     def arrays(self) -> Arrays:
         """Every item's scores, clusters and groups by number, and the generic vectors: all that the gate needs."""
@@ -72,7 +84,7 @@ def measure(
             found[name] = assess(corpus, parts, items, model.texts, design, perturbed, recipe.seed)
     generic = {name: model.generic for name, model in models.items()}
     groups = groups_of(corpus, rows, parts, items, models["base"].texts)
-    return Measured(items, found, generic, groups)
+    return Measured(items, found, generic, groups, models)
 
 
 def verdict_of(arrays: Mapping[str, npt.NDArray[Any]], recipe: Recipe, leakage: Leakage, use: int) -> Verdict:

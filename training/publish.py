@@ -4,13 +4,10 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-import numpy as np
-
 from encoder.lora_manifest import LoraManifest
 from encoder.manifest import FileEntry, HeadManifest
 from monitoring.gate import Outcome
 from monitoring.limits import laxer_fields
-from monitoring.reference import Reference, split_held_out
 from monitoring.rollout_rules import Rules
 from registry import rollouts, versions
 from registry.errors import Conflict
@@ -18,10 +15,10 @@ from registry.row import RowKind
 from registry.states import VersionState
 from registry.versions import Version
 from training.contenders import FILES, candidate
-from training.data import Corpus
+from training.evaluation_document import FILE as EVALUATION
 from training.fitted import FILE as FITTED
 from training.lora_task import DRAFT
-from training.problem import Indices
+from training.reference_build import Material, reference_of
 from training.report_step import CARD, REPORT, report_files
 from training.steps import JobContext
 
@@ -37,43 +34,15 @@ def reference(context: JobContext) -> None:
     Vectors are those of the exported artifact. No held-out row was fitted on; the selection rows did choose the step at
     which the fit stopped, and alpha. Where the head was fitted once more, on them too, they are fitted rows.
     """
-    corpus, parts = context.corpus(), context.parts()
-    vectors = candidate(context).texts
-    refit = context.recipe.refit
-    held_out = parts.gate if refit else np.concatenate([parts.select, parts.gate])
-    calibration, replay = split_held_out(len(held_out), seed=context.recipe.seed, clusters=parts.clusters[held_out])
-    fit_texts, ids, labels = _fit_items(corpus, parts.seen(refit))
-    built = Reference.build(
-        fit=vectors[fit_texts],
-        fit_ids=ids,
-        fit_labels=labels,
-        calibration=vectors[_traffic(corpus, held_out[calibration])],
-        replay=vectors[_traffic(corpus, held_out[replay])],
+    built = reference_of(
+        Material(context.corpus(), context.parts(), candidate(context).texts),
         seed=context.recipe.seed,
-        version_info={"adapter": context.job.adapter, "job": context.job.id, "dataset": context.snapshot["dataset"]},
+        refit=context.recipe.refit,
+        info={"adapter": context.job.adapter, "job": context.job.id, "dataset": context.snapshot["dataset"]},
     )
     context.folder.write("reference.safetensors", built.to_bytes())
-    context.tell("reference", 1.0, built.why_not or f"{len(fit_texts)} fitted and {built.n_cal} calibration rows")
-
-
-def _fit_items(corpus: Corpus, rows: Indices) -> tuple[Indices, list[str], list[str] | None]:
-    """Text numbers, ids and labels of the fitted rows; ids are the dataset's row numbers, from 1."""
-    numbers = [str(row + 1) for row in rows]
-    if corpus.kind is RowKind.LABELLED:
-        return corpus.subject[rows], numbers, [corpus.labels[row] for row in rows]
-    if corpus.views:
-        return corpus.positive[rows], numbers, None
-    texts = np.concatenate([corpus.subject[rows], corpus.positive[rows]])
-    return texts, [f"{n}.anchor" for n in numbers] + [f"{n}.positive" for n in numbers], None
-
-
-def _traffic(corpus: Corpus, rows: Indices) -> Indices:
-    """Text numbers of rows as they would arrive: both sides of a pair are embedded in use, an answer once."""
-    if corpus.kind is RowKind.LABELLED:
-        return corpus.subject[rows]
-    if corpus.views:
-        return corpus.positive[rows]
-    return np.concatenate([corpus.subject[rows], np.unique(corpus.positive[rows])])
+    words = built.why_not or f"{len(built.fit)} fitted and {built.n_cal} calibration rows"
+    context.tell("reference", 1.0, words)
 
 
 def store(context: JobContext) -> None:
@@ -119,7 +88,7 @@ def publish(context: JobContext) -> None:
             parent=None if champion is None else champion["number"],
             job_id=context.job.id,
             dataset=f"{facts['dataset']['name']}@{facts['dataset']['revision']}",
-            metrics={**manifest.metrics, **_documents(context)},
+            metrics={**manifest.metrics, **_documents(context), **_versions(context)},
             verdict=verdict,
             rejected=verdict["outcome"] == Outcome.FAIL,
         )
@@ -130,6 +99,12 @@ def _documents(context: JobContext) -> dict[str, str]:
     """Digests of the report and the model card, as far as they could be made."""
     files = report_files(context)
     return {name: FileEntry.of(files[file]).sha256 for name, file in DOCUMENTS.items() if file in files}
+
+
+def _versions(context: JobContext) -> dict[str, Any]:
+    """What it moves of the version that was live, by that version's number; nothing where that was not measured."""
+    found, champion = context.folder.read_json(EVALUATION)["versions"], context.snapshot["champion"]
+    return {} if found is None or champion is None else {"versions": {**found, "other": champion["number"]}}
 
 
 def promote(context: JobContext) -> None:

@@ -140,7 +140,7 @@ def own_ground(registry: Registry, contestants: Sequence[Contestant]) -> Ground:
     rows = datasets.load_rows(registry.artifacts, dataset)
     seed = candidate.judging().seed
     parts = part(rows, seed)
-    seen = _seen(parts, rows, contestants)
+    seen = seen_rows(parts, rows, contestants)
     return _ground(dataset, rows, replace(parts, judged=np.setdiff1d(parts.gate, seen)), seen, seed)
 
 
@@ -172,7 +172,7 @@ def other_ground(
     found = split(rows, seed=seed, shares=SHARES[RowKind(dataset.kind)])
     none = np.empty(0, np.int64)
     parts = Parts(found.fit, found.select, found.gate, found.gate, found.clusters, none)
-    seen = _seen(parts, rows, contestants)
+    seen = seen_rows(parts, rows, contestants)
     # What was fitted on may be a neighbour, as it is in the gate of a retrain.
     fit = np.setdiff1d(np.union1d(found.fit, seen), found.select)
     parts = replace(parts, fit=fit, judged=np.setdiff1d(found.gate, seen))
@@ -201,7 +201,7 @@ def _silent(contestants: Sequence[Contestant]) -> list[Contestant]:
     return [each for each in contestants if each.fitted is None]
 
 
-def _seen(parts: Parts, rows: Sequence[Row], contestants: Sequence[Contestant]) -> Indices:
+def seen_rows(parts: Parts, rows: Sequence[Row], contestants: Sequence[Contestant]) -> Indices:
     """Rows, ascending, whose cluster has a row that a contestant was fitted on."""
     everything = np.arange(len(rows), dtype=np.int64)
     fitted = np.unique(np.concatenate([each.fitted for each in contestants if each.fitted is not None] or [_NONE]))

@@ -205,6 +205,8 @@ def _cpu_options(threads: int, spinning: bool) -> Any:
 
 
 def _open_cuda(model: bytes, precision: Precision, threads: int) -> Any:
+    # CUDA's libraries may have come as packages, where no loader looks for them.
+    ort.preload_dlls()
     options = {"use_tf32": "1" if precision is Precision.TF32 else "0"}
     providers = [(_CUDA, options), "CPUExecutionProvider"]
     session = ort.InferenceSession(model, _cpu_options(threads, False), providers=providers)

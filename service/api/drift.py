@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 from fastapi import APIRouter
 from starlette.responses import Response
 
+from monitoring.drift_metrics import state_of
 from monitoring.monitor import Monitor
 from registry import readings
 from registry.errors import NotFound, Unavailable
@@ -18,6 +19,7 @@ from service.errors import Problem, invalid
 from service.schemas import problems
 from service.snapshot import LoadedVersion
 from service.state import Running, Service
+from service.watched import Watched
 
 router = APIRouter(prefix="/admin/drift", tags=["drift"], responses=problems(401, 403, 404, 503))
 
@@ -28,7 +30,10 @@ ANSWER_SECONDS = 10.0
 
 @router.get("/{adapter}", summary="State of the drift monitor", responses=problems(422))
 async def drift(adapter: str, service: Running, caller: MayRead, history: int = 20) -> Response:
-    """State, statistics with their thresholds, the alarm with the neighbourhoods that moved, and stored readings."""
+    """State, evidence of each detector and its line, run lengths, the alarm with its effect, and stored readings.
+
+    All services that watch a version share this; `unstored` alone is of the one that answers.
+    """
     if not 0 <= history <= 500:
         raise invalid("history", "must be from 0 to 500")
     return serialise.answer(await _view(service, adapter, history))
@@ -36,7 +41,7 @@ async def drift(adapter: str, service: Running, caller: MayRead, history: int = 
 
 @router.post("/{adapter}/acknowledge", summary="Release the alarm", responses=problems(409))
 async def acknowledge(adapter: str, service: Running, caller: MayTrain) -> Response:
-    """The alarm is seen: it is released, and may be raised again by a later window."""
+    """The alarm is seen: it is released, evidence begins anew at nothing, and may raise it again."""
     await _live(service, adapter)
     released = await _answer(service.watch.acknowledge(adapter, caller.name))
     return serialise.answer({"released": released, **await _view(service, adapter, 1)})
@@ -66,14 +71,14 @@ async def _view(service: Service, adapter: str, limit: int) -> dict[str, Any]:
         state = "no_live_version" if live is None else "no_reference"
         return {"adapter": adapter, "version": live.record.name if live else None, "state": state}
 
-    def look(monitors: Mapping[str, Monitor]) -> dict[str, Any] | None:
-        monitor = monitors.get(adapter)
-        return None if monitor is None else _monitor(monitor)
+    def look(watched: Mapping[str, Watched]) -> dict[str, Any] | None:
+        one = watched.get(adapter)
+        return None if one is None else _monitor(one)
 
     seen = await _answer(service.watch.ask(look))
     number = live.record.number
     try:
-        stored, kept = await service.blocking(lambda: _stored(service, adapter, number, limit))
+        stored, kept = await service.blocking(lambda: _stored(service, adapter, number, max(1, limit)))
     except Unavailable:  # the monitor in memory is known all the same
         stored, kept = [], None
     return {
@@ -83,36 +88,47 @@ async def _view(service: Service, adapter: str, limit: int) -> dict[str, Any]:
         "alarm_since": kept.alarm_since if kept is not None else None,
         "acknowledged_at": kept.acknowledged_at if kept is not None else None,
         "acknowledged_by": kept.acknowledged_by if kept is not None else None,
-        "readings": [_reading(reading) for reading in stored],
+        "last": _reading(stored[0]) if stored else None,
+        "readings": [_reading(reading) for reading in stored[:limit]],
     }
 
 
 def _stored(service: Service, adapter: str, number: int, limit: int) -> tuple[list[Reading], MonitorState | None]:
     with service.registry.reading() as session:
-        stored = readings.latest(session, adapter, limit, version=number) if limit else []
+        stored = readings.latest(session, adapter, limit, version=number)
         return stored, readings.get_state(session, adapter, number)
 
 
-def _monitor(monitor: Monitor) -> dict[str, Any]:
-    """The monitor as plain values; runs on the watch thread."""
-    reference, alarm = monitor.reference, monitor.alarm
-    if not reference.calibrated:
-        state = "not_calibrated"
-    elif alarm is not None:
-        state = "alarm"
-    else:
-        state = "watching" if monitor.windows else "warming"
+def _monitor(watched: Watched) -> dict[str, Any]:
+    """What is watched as plain values; runs on the watch thread."""
+    watched.prepare()
+    monitor, reference = watched.monitor, watched.reference
+    alarm, measured = monitor.alarm, monitor.run_length
     return {
-        "state": state,
+        "state": state_of(monitor, watched.why_not),
         "alarm_active": alarm is not None,
+        "actionable": alarm is not None and alarm.actionable,
         "alarm": alarm.to_json() if alarm is not None else None,
-        "calibrated": reference.calibrated,
-        "why_not": reference.why_not,
+        "calibrated": watched.why_not is None,
+        "why_not": watched.why_not,
+        "mode": monitor.settings.mode,
         "observations": monitor.observations,
         "evidence": monitor.evidence,
+        "unstored": watched.unstored,
         "windows": monitor.windows,
         "window": {"size": monitor.settings.window, "filled": monitor.pending.n},
         "mean_observations_between_false_alarms": monitor.settings.arl,
+        "run_length": {
+            "stated": monitor.settings.arl,
+            "replay": None if measured is None else {
+                "stated": measured.stated, "mean": measured.measured, "low": measured.low, "high": measured.high,
+                "observations": measured.observations, "alarms": measured.alarms,
+            },
+        },
+        "detectors": _detectors(monitor),
+        "segments": {
+            name: {"evidence": counts.n, "novel": counts.novel} for name, counts in monitor.pending.segments.items()
+        },
         "reference": {
             "digest": reference.digest,
             "fit": len(reference.fit),
@@ -122,8 +138,13 @@ def _monitor(monitor: Monitor) -> dict[str, Any]:
             "alpha0": reference.alpha0,
             "k": reference.k,
         },
-        "last": monitor.last.to_json() if monitor.last is not None else None,
-    }
+    }  # fmt: skip
+
+
+def _detectors(monitor: Monitor) -> dict[str, dict[str, float]]:
+    """How far each detector is from where it would alarm alone: log evidence, or an average's value, and its line."""
+    found = {**monitor.evidence_log(), **monitor.occupancy()} if monitor.settings.mode == "sequential" else {}
+    return {name: {"value": value, "line": line} for name, (value, line) in found.items()}
 
 
 def _reading(reading: Reading) -> dict[str, Any]:

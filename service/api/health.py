@@ -75,6 +75,7 @@ async def readyz(request: Request, service: Running) -> Response:
             "probe_cosine": round(probe.cosine, 7),
             "registry_reachable": catalog.registry_reachable,
             "faults": {name: view.fault for name, view in catalog.snapshot.adapters.items() if view.fault},
+            "warnings": service.probes.warnings,
         }
     )
 

@@ -1,16 +1,18 @@
-"""POST, GET and DELETE /admin/keys: API keys; a secret is shown once, at its making."""
+"""POST, GET and DELETE /admin/keys, PUT …/limits: API keys; a secret is shown once, at its making."""
 
+from dataclasses import asdict
 from typing import Any
 
 from fastapi import APIRouter
 from starlette.responses import Response
 
-from registry import keys
+from registry import keys, quotas
 from registry.keys import Key, Scope
+from registry.quotas import KeyLimits
 from service import serialise
 from service.auth import MayAdmin
 from service.errors import invalid
-from service.schemas import KeyRequest, problems
+from service.schemas import KeyLimitsRequest, KeyRequest, problems
 from service.state import Running, Service
 
 router = APIRouter(prefix="/admin/keys", tags=["keys"], responses=problems(401, 403))
@@ -27,7 +29,9 @@ async def issue(body: KeyRequest, service: Running, caller: MayAdmin) -> Respons
 
     def make() -> tuple[Key, str]:
         with service.registry.writing() as session:
-            return keys.issue(session, body.name, body.scopes, body.expires_at, by=caller.name)
+            return keys.issue(
+                session, body.name, body.scopes, body.expires_at, retain_days=body.retain_texts_days, by=caller.name
+            )
 
     key, secret = await service.blocking(make)
     await _reload(service)
@@ -58,6 +62,20 @@ async def revoke(key_id: str, service: Running, caller: MayAdmin) -> Response:
     return serialise.answer(_view(key))
 
 
+@router.put("/{key_id}/limits", summary="Limit a key", responses=problems(404, 422))
+async def limit(key_id: str, body: KeyLimitsRequest, service: Running, caller: MayAdmin) -> Response:
+    """Set how many texts a key may send; this service holds it from now on, other replicas within a minute."""
+    limits = KeyLimits(body.texts_per_minute, body.texts_per_day)
+
+    def put() -> None:
+        with service.registry.writing() as session:
+            quotas.limit(session, key_id, limits, by=caller.name)
+        service.rates.reconcile(service.registry)
+
+    await service.blocking(put)
+    return serialise.answer({"id": key_id, **asdict(limits)})
+
+
 async def _reload(service: Service) -> None:
     await service.blocking(lambda: service.keyring.load(service.registry))
 
@@ -72,4 +90,5 @@ def _view(key: Key) -> dict[str, Any]:
         "expires_at": key.expires_at,
         "revoked_at": key.revoked_at,
         "last_used_at": key.last_used_at,
+        "retain_texts_days": key.retain_days,
     }

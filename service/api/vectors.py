@@ -41,7 +41,7 @@ async def embeddings(request: Request, service: Running, caller: MayEmbed) -> Re
     if asked.dimensions is not None and asked.dimensions > native:
         raise invalid("dimensions", f"is {asked.dimensions}; this model has {native}")
     texts = prompted(service.settings, target, asked.prompt, asked.texts)
-    computed = await compute(service, request, target, texts, asked.truncate)
+    computed = await compute(service, request, target, texts, asked.truncate, asked.user)
     vectors = computed.vectors
 
     def write() -> bytes:

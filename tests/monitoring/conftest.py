@@ -38,6 +38,7 @@ def reference(rng: np.random.Generator, n_fit: int = 800, n_cal: int = 600, n_re
         replay=draw(rng, n_replay),
         seed=3,
         version_info={"adapter": "banking", "version": 7},
+        directions=64,
     )
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from scipy.stats import binomtest, chi2_contingency, kstest
+from scipy.stats import binomtest, chi2, chi2_contingency, kstest
 
 from monitoring import statistics
 from monitoring.errors import VectorsRefused
@@ -58,13 +58,34 @@ def test_no_calibration_means_nothing_is_ever_significant() -> None:
     assert statistics.occupancy_test([0, 0], [0.5, 0.5], 100).p_value == 1.0
 
 
-def test_occupancy_is_pearsons_test_of_two_samples() -> None:
+def test_occupancy_is_cressie_and_reads_test_of_two_samples() -> None:
     window, reference = np.array([30, 12, 8, 50]), np.array([90, 60, 60, 190])
     found = statistics.occupancy_test(window, reference / reference.sum(), int(reference.sum()))
-    expected = chi2_contingency(np.stack([window, reference]), correction=False)
+    expected = chi2_contingency(np.stack([window, reference]), correction=False, lambda_="cressie-read")
     assert found.statistic == pytest.approx(expected.statistic)
     assert found.p_value == pytest.approx(expected.pvalue)
     assert found.dof == 3
+
+
+@pytest.mark.parametrize(
+    ("k", "share", "n_cal", "n"), [(64, 0.005, 20_000, 256), (40, 0.01, 2000, 256), (64, 0.003, 20_000, 64)]
+)
+def test_occupancy_keeps_its_level_where_pearsons_may_not(k: int, share: float, n_cal: int, n: int) -> None:
+    """Cells that expect a fifth of an item to two, in 20,000 windows; nothing has changed in any of them."""
+    rng = np.random.default_rng(k + n)
+    pi = np.maximum(rng.dirichlet(np.full(k, 3.0)), share)
+    pi /= pi.sum()
+    found, pearson = np.empty(20_000), np.empty(20_000)
+    windows, parts = rng.multinomial(n, pi, 20_000), rng.multinomial(n_cal, pi, 20_000)
+    for i, (window, items) in enumerate(zip(windows, parts, strict=True)):
+        found[i] = statistics.occupancy_test(window, items / n_cal, n_cal).p_value
+        expected = (window + items) * n / (n + n_cal)
+        squares = np.sum((window - expected) ** 2 / np.maximum(expected, 1e-9)) * (1 + n / n_cal)
+        pearson[i] = chi2.sf(squares, int((expected > 0).sum()) - 1)
+    for level in (0.05, 0.01, 0.001):
+        assert binomtest(int((found <= level).sum()), 20_000, level, alternative="greater").pvalue > 1e-3, level
+    if n == 64:
+        assert binomtest(int((pearson <= 0.01).sum()), 20_000, 0.01, alternative="greater").pvalue < 1e-3
 
 
 def test_without_the_reference_size_a_small_reference_alarms_on_itself() -> None:
@@ -104,6 +125,38 @@ def test_the_effect_size_does_not_overstate_on_average() -> None:
         for _ in range(1000)
     ]
     assert 0 < np.mean(excess) <= true
+
+
+def test_the_interval_of_total_variation_holds_the_truth() -> None:
+    rng = np.random.default_rng(5)
+    pi = np.full(20, 1 / 20)
+    for moved in (pi, np.r_[np.full(10, 0.065), np.full(10, 0.035)], np.r_[np.full(4, 0.21), np.full(16, 0.01)]):
+        truth, held = 0.5 * np.abs(moved - pi).sum(), 0
+        for _ in range(500):
+            counts, items = rng.multinomial(256, moved), rng.multinomial(1500, pi)
+            low, high = statistics.total_variation_interval(counts, items / 1500, 1500)
+            held += low <= truth <= high
+        assert held >= 475 - 15
+    assert statistics.total_variation_interval([0, 0], [0.5, 0.5], 10) == (0.0, 1.0)
+
+
+@pytest.mark.parametrize(("rate", "n_cal"), [(0.01, 1500), (0.05, 1500), (0.3, 1500), (0.05, 130)])
+def test_the_interval_of_the_novelty_ratio_holds_the_truth(rate: float, n_cal: int) -> None:
+    """The truth is the rate of novel items over the one that calibration meant to cut off."""
+    rng = np.random.default_rng(n_cal)
+    alpha0 = statistics.choose_alpha0(n_cal)
+    rank = statistics.novel_rank(n_cal, alpha0)
+    held = 0
+    for _ in range(500):
+        line = float(rng.beta(rank, n_cal + 1 - rank))
+        true_rate = max(rate, line)
+        low, high = statistics.novelty_ratio_interval(rng.binomial(256, true_rate), 256, n_cal, alpha0)
+        held += low <= true_rate / line <= high
+    assert held >= 475 - 15
+    assert statistics.novelty_ratio_interval(0, 0, n_cal, alpha0) == (0.0, float("inf"))
+    low, high = statistics.novelty_ratio_interval(0, 256, n_cal, alpha0)
+    assert low == 0.0
+    assert 0 < high < 10
 
 
 def test_cell_scores_are_standard_normal_when_nothing_moved() -> None:

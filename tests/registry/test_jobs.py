@@ -66,6 +66,25 @@ def test_a_finished_job_never_changes(stocked: Registry, end: JobState) -> None:
         assert events.latest_id(session) == latest
 
 
+def test_the_last_end_of_each_kind_is_known_of_every_adapter(stocked: Registry) -> None:
+    def run(adapter: str, end: JobState) -> Job:
+        job = _enqueue(stocked, adapter)
+        with stocked.writing() as session:
+            jobs.start(session, job.id)
+            return jobs.finish(session, job.id, end)
+
+    run("banking", JobState.FAILED)
+    failed, succeeded = run("banking", JobState.FAILED), run("banking", JobState.SUCCEEDED)
+    other = run("desk", JobState.FAILED)
+    _enqueue(stocked, "bills")
+    with stocked.reading() as session:
+        assert jobs.last_ends(session) == {
+            ("banking", JobState.FAILED): failed.finished_at,
+            ("banking", JobState.SUCCEEDED): succeeded.finished_at,
+            ("desk", JobState.FAILED): other.finished_at,
+        }
+
+
 def test_cancelling_a_waiting_job_is_immediate_and_a_running_one_is_asked(stocked: Registry) -> None:
     waiting = _enqueue(stocked)
     with stocked.writing() as session:

@@ -1,12 +1,13 @@
-"""Drift readings, and the alarm's life: begins, is acknowledged, begins again."""
+"""Drift readings, the state that services share, and the alarm's life: begins, is acknowledged, begins again."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from sqlalchemy import select
 
 from registry import readings, versions
-from registry.errors import NotFound
+from registry.errors import Conflict, NotFound
 from registry.registry import Registry
 from registry.tables import EventRecord
 
@@ -83,3 +84,43 @@ def test_an_alarm_begins_is_acknowledged_and_begins_again(stocked: Registry, pub
             if event.kind.startswith("drift.")
         ]
     assert told == ["drift.alarm_began", "drift.acknowledged", "drift.alarm_began"]
+
+
+def test_services_that_race_for_a_state_each_add_to_what_the_others_made(
+    stocked: Registry, publish: Publish, racers: Any
+) -> None:
+    """Four processes add one to a shared sum, twelve times each; every one of them is in it once."""
+    publish()
+    script = """
+registry = home.registry()
+ready()
+for step in range(12):
+    with registry.writing() as session:
+        kept = readings.state_to_change(session, "banking", 1, reference=None)
+        state = dict(kept.state) if kept else {"sum": 0}
+        state["sum"] += 1
+        state[str(number)] = step
+        readings.put_state(session, "banking", 1, state=state, alarm_active=False)
+registry.close()
+say("done")
+"""
+    assert racers.run(4, script) == ["done"] * 4
+    with stocked.reading() as session:
+        kept = readings.get_state(session, "banking", 1)
+        assert kept is not None
+        assert kept.state == {"sum": 48, **{str(number): 11 for number in range(4)}}
+        assert readings.last_changes(session) == {("banking", 1): kept.updated_at}
+
+
+def test_a_state_of_a_reference_that_was_replaced_is_not_changed(stocked: Registry, publish: Publish) -> None:
+    publish()
+    with stocked.writing() as session:
+        assert readings.state_to_change(session, "banking", 1, reference=None) is None
+        readings.put_state(session, "banking", 1, state={"n": 1}, alarm_active=False)
+        found = readings.state_to_change(session, "banking", 1, reference=None)
+        assert found is not None
+        assert found.state == {"n": 1}
+        with pytest.raises(Conflict, match="another reference"):
+            readings.state_to_change(session, "banking", 1, reference="a" * 64)
+        with pytest.raises(NotFound):
+            readings.state_to_change(session, "banking", 9, reference=None)

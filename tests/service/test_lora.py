@@ -176,3 +176,16 @@ def test_a_rollout_between_a_head_and_a_lora_runs_the_backbone_for_the_other_one
         assert found["failures"] == 0
         assert client.post(f"{path}/rollout/stop", json={}).json()["champion"] == f"support@{live}"
         assert client.post(f"{path}/promote", json={"version": candidate}).status_code == 200
+
+
+def test_the_canary_encodes_the_probes_of_a_lora(serving, backbone_home, publish_lora, exact_encoder, monkeypatch):
+    publish_lora("legal", 1)
+    with serving(backbone_home, drift_probe_seconds=3600) as client:
+        probes = client.app.state.service.probes
+        client.portal.call(probes.look)
+        assert probes.warnings == {}
+        real = exact_encoder.session.compute
+        monkeypatch.setattr(exact_encoder.session, "compute", lambda batch, rows: real(batch, rows) + np.float32(0.01))
+        client.portal.call(probes.look)
+        assert {"legal@1", MODEL} == set(probes.warnings)
+        assert 'driftline_probe_difference{adapter="legal"} 0.01' in client.get("/metrics").text

@@ -103,9 +103,7 @@ def test_a_candidate_that_disagrees_is_stopped_and_nobody_ever_saw_it(client, pu
     start(client, 2, min_observations=100_000)
     loaded(client)
     answers, turn = [], itertools.cycle(texts)
-    ended = until(
-        client, lambda found: found["state"] != "running", lambda: answers.append(ask(client, next(turn))[0])
-    )
+    ended = until(client, lambda found: found["state"] != "running", lambda: answers.append(ask(client, next(turn))[0]))
     assert ended["state"] == "stopped"
     assert ended["reason"].startswith("disagreement of the nearest items: ")
     assert "the limit is 0.5" in ended["reason"]

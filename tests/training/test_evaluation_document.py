@@ -240,6 +240,21 @@ def test_its_numbers_are_those_of_the_items(case: Case) -> None:
     assert 0 < document["shift"]["far"]["base"]["items"] <= document["rows"]["items"] / 2
 
 
+def test_a_champion_is_compared_by_the_neighbours_of_the_judged_items(labelled: Case, pairs: Case) -> None:
+    assert pairs.document["versions"] is None
+    found = labelled.document["versions"]
+    items = labelled.measured.items
+    assert (found["probes"], found["rows"]) == (len(items.queries), len(items.index))
+    lists = []
+    for name in ("champion", "candidate"):
+        vectors = labelled.models[name].texts
+        near = np.argsort(-(vectors[items.queries] @ vectors[items.index].T), axis=1, kind="stable")[:, :10]
+        lists.append([set(row) for row in near.tolist()])
+    overlap = np.mean([len(a & b) / len(a | b) for a, b in zip(*lists, strict=True)])
+    assert found["measures"]["jaccard_at_10"]["mean"] == pytest.approx(overlap, abs=2e-3)
+    assert found["measures"]["jaccard_at_10"]["clusters"] == len(np.unique(items.clusters))
+
+
 def test_examples_lead_to_judged_rows_and_to_rows_that_answer_them(labelled: Case) -> None:
     judged = {int(row) + 1 for row in labelled.parts.judged}
     fitted = {int(row) + 1 for row in labelled.parts.fit}

@@ -104,6 +104,17 @@ def test_nothing_the_live_version_was_fitted_on_judges_its_successor(desk: Desk)
     assert len(kept.judged) < 0.6 * len(other_parts.gate)
     assert not {rows[at].text for at in kept.judged} & fitted
 
+    # What it moves of the live version's neighbourhoods stands with the version, for the metric and for people.
+    for name in list(retrain.WORK)[1:]:
+        assert retrain.run_step(second, name) == {"state": "done"}
+    with desk.registry.reading() as session:
+        earlier, later = versions.get(session, "desk", 1), versions.get(session, "desk", 2)
+    assert "versions" not in earlier.metrics
+    moved = later.metrics["versions"]
+    assert (moved["other"], moved["probes"]) == (1, len(items.queries))
+    assert 0 < moved["measures"]["jaccard_at_10"]["low"] <= moved["measures"]["jaccard_at_10"]["high"] <= 1
+    assert b"Against the champion" in second.folder.read("report.html")
+
 
 def test_a_laxer_gate_promotes_nothing_by_itself(desk: Desk) -> None:
     desk.add(600)

@@ -58,6 +58,7 @@ def model_card(found: Material) -> dict[str, Any]:
         "general": evaluation["general"],
         "neighborhoods": found.neighbourhoods.to_json(),
         "errors": {name: _errors(errors) for name, errors in evaluation["errors"].items()},
+        "versions": evaluation["versions"],
         "fit": _fit(found.fit),
         "recipe": dict(found.recipe),
         "verdict": dict(found.verdict),

@@ -13,7 +13,7 @@ from training.report.embedding_map import EmbeddingMap
 from training.report.formats import CUT, FILTERS, interval, points, signed, signed_interval
 from training.report.letters import GROUP_COLOURS, LETTERS
 from training.report.material import Material
-from training.report.words import named
+from training.report.words import VERSIONS, named
 
 MARKER: Final = "driftline.report/1"
 """Stands in the page as its generator, so that a stored document can be told to be one."""
@@ -67,6 +67,8 @@ def _view(found: Material, placed: EmbeddingMap | None) -> dict[str, Any]:
         "map": None if placed is None else _map(placed),
         "changes": found.neighbourhoods.to_json(),
         "moved": _moved(found),
+        "versions": evaluation["versions"],
+        "version_measures": VERSIONS,
         "errors": errors["candidate"],
         "base_errors": errors.get("base"),
         "examples": [_example(found, row) for row in errors["candidate"]["examples"][:SHOWN_EXAMPLES]],

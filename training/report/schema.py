@@ -40,6 +40,10 @@ _GROUPS = _object({
     "worst": _maybe(_object({"name": _maybe(_TEXT), "score": _ESTIMATE})),
     "gap": _maybe(_ESTIMATE),
 })  # fmt: skip
+_VERSIONS = _object({
+    "probes": _COUNT, "rows": _COUNT, "measures": _table(_ESTIMATE), "alike": {"type": "boolean"},
+    "index_serves": {"type": "boolean"}, "words": _TEXT,
+})  # fmt: skip
 _CONFUSION = _object({"label": _TEXT, "taken_for": _TEXT, "items": _COUNT, "share": _NUMBER})
 _DATASET = _object({
     "name": _TEXT, "revision": _COUNT, "digest": _DIGEST, "kind": {"enum": ["labelled", "pairs"]}, "rows": _COUNT,
@@ -90,5 +94,5 @@ CARD_SCHEMA: Final[dict[str, Any]] = {
         }),
         "lineage": _LINEAGE,
         "notes": _list(_TEXT),
-    }),
+    }, {"versions": _maybe(_VERSIONS)}),
 }  # fmt: skip

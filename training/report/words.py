@@ -18,6 +18,17 @@ METRICS: Final = {
     "robustness": "nDCG@10 of perturbed texts",
 }
 
+VERSIONS: Final = {
+    "jaccard_at_10": "neighbours in common, Jaccard@10",
+    "jaccard_at_50": "neighbours in common, Jaccard@50",
+    "rbo": "rank-biased overlap, p = 0.9",
+    "cka": "linear CKA, debiased",
+    "procrustes_r2": "R² of the best rotation",
+    "mixed_recall_at_10": "recall@10 in the old version's index",
+    "rotated_recall_at_10": "recall@10 there, queries rotated",
+}
+"""Measures of what a new version moves, in the order in which they are told."""
+
 
 def named(metrics: Iterable[str]) -> dict[str, str]:
     """Metric -> what it is called: known ones first, in the order of METRICS, others by their own name."""

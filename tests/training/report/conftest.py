@@ -18,6 +18,7 @@ from monitoring.significance import resample
 from monitoring.subgroups import subgroups
 from registry.row import Row, RowKind
 from training.data import Corpus, GateItems
+from training.evaluation_versions import versions_of
 from training.report.material import Material
 from training.report.neighbourhoods import neighbourhood_changes
 
@@ -163,6 +164,7 @@ def evaluation_of(
             for name in models
         },
         "errors": errors,
+        "versions": versions_of(items, vectors),
         "notes": ["no row names a group"],
     }
 

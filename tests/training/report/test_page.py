@@ -117,6 +117,12 @@ def test_what_is_known_is_told(built: tuple[Material, dict[str, bytes]]) -> None
         assert name in words
     worst = material.evaluation["errors"]["candidate"]["examples"][0]
     assert f"{worst['margin']:+.3f}".replace("-", "−") in words
+    versions = material.evaluation["versions"]
+    assert (versions is None) == (material.lineage["parent"] is None)
+    if versions is not None:
+        assert versions["words"] in words
+        assert f"{100 * versions['measures']['jaccard_at_10']['mean']:.1f}" in words
+    assert ("Against the champion" in words) == (versions is not None)
     pictures_shown = files[REPORT].count(b"data:image/png;base64,")
     assert pictures_shown == (5 if material.corpus.labels else 4)
 

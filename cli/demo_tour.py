@@ -14,9 +14,9 @@ from cli.demo_data import Tickets
 
 ADAPTER = "support"
 DATASET = "tickets"
-CHUNK = 16
-NORMAL_REQUESTS = 768
-MOST_DRIFTED = 1536
+LOOK_EVERY = 8
+NORMAL_REQUESTS = 144
+MOST_DRIFTED = 240
 OFF_TOPIC_SHARE = 0.4
 
 
@@ -29,6 +29,11 @@ class Tour:
         self.bar = bar
         self.quiet = quiet
         self.chance = random.Random(11)
+        # Each message is sent once: a repeated one is no evidence of drift.
+        self.usual = [row["text"] for row in tickets.kept_back]
+        self.off_topic = list(tickets.off_topic)
+        self.chance.shuffle(self.usual)
+        self.chance.shuffle(self.off_topic)
 
     def run(self) -> dict[str, Any]:
         """Every act; returns the facts the summary is made of."""
@@ -109,18 +114,16 @@ class Tour:
         return job
 
     def traffic(self, name: str, off_topic: float, most: int) -> dict[str, Any]:
-        """Send requests in chunks until the alarm or `most`; `off_topic` is the share of messages on other subjects."""
-        usual = [row["text"] for row in self.tickets.kept_back]
+        """Send messages one by one until the alarm or `most`; `off_topic` is the share of those on other subjects."""
         task = self.bar.add_task(f"sending {name}", total=most)
         sent, state = 0, self.client.drift(ADAPTER)
         while sent < most and not state.get("alarm_active"):
             texts = [
-                self.chance.choice(self.tickets.off_topic if self.chance.random() < off_topic else usual)
-                for _ in range(CHUNK)
+                (self.off_topic if self.chance.random() < off_topic else self.usual).pop() for _ in range(LOOK_EVERY)
             ]
-            self.client.embed(ADAPTER, texts)
-            sent += CHUNK
-            state = self.seen(state.get("observations", 0) + CHUNK)
+            self.client.embed(ADAPTER, texts, batch=1)
+            sent += len(texts)
+            state = self.seen(state.get("observations", 0) + len(texts))
             self.bar.update(task, completed=sent)
         self.bar.remove_task(task)
         return {"sent": sent, "alarm": bool(state.get("alarm_active")), "state": state}

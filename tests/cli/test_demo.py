@@ -15,6 +15,6 @@ def test_the_demo_tells_the_whole_loop(backbone_home: Home) -> None:
     assert facts["accuracy_after"] > facts["accuracy_before"]
     assert facts["verdict"] == "pass"
     assert not facts["alarm_on_normal_traffic"]
-    assert 0 < facts["requests_until_alarm"] <= 768
+    assert 0 < facts["requests_until_alarm"] <= 120
     assert facts["moved"]
     assert facts["second_verdict"] in ("pass", "fail", "inconclusive")

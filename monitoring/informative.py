@@ -20,8 +20,8 @@ from monitoring.search import FlatIndex
 NEIGHBORS: Final = 10
 DENSITY_POWER: Final = 2.0
 DIVERSITY_POWER: Final = 0.5
-"""Weights of the product, by what they choose of real traffic with unseen intents and oddities in it
-(benchmarks/drift_explanation.py): with both at 1, a third of the first choices were oddities."""
+"""Weights of the product, by what they choose of real traffic with unseen intents and oddities in it:
+with both at 1, a third of the first choices were oddities."""
 ALIKE: Final = 0.8
 """Cosine from which another text counts as much the same."""
 

@@ -98,7 +98,8 @@ def test_examples_show_what_appeared_and_a_purge_deletes_it(watched):
 def test_bad_questions_get_clear_answers(watched):
     client, admin, *_ = watched
     for path, status in (
-        ("support/examples?limit=0", 422), ("support/informative?limit=1001", 422), ("support/informative?format=xml", 422),
+        ("support/examples?limit=0", 422), ("support/informative?limit=1001", 422),
+        ("support/informative?format=xml", 422),
         ("nothing/explanation", 404), ("bare/explanation", 409), ("bare/informative", 409),
     ):  # fmt: skip
         answer = client.get(f"/admin/drift/{path}", headers=admin)

@@ -121,8 +121,9 @@ class Explainer:
             in_ball[ball.members] = True
         changes = [self._appeared(ball, given, novel) for ball in balls]
         changes += self._moved(given, novel, in_ball)
-        # What is certain before what is not; then by the share of the traffic that moved at least.
-        changes.sort(key=lambda c: (not c.significant, -_at_least(c), c.name))
+        # What is certain before what is not; what came before what went, since whatever comes takes its share from all
+        # others; then by the share of the traffic that moved at least.
+        changes.sort(key=lambda c: (not c.significant, c.kind == "shrank", -_at_least(c), c.name))
         return Explanation(len(given), basis, tuple(changes[:SHOWN]))
 
     def belongs(self, vectors: ArrayLike, changes: Sequence[Change]) -> list[int | None]:

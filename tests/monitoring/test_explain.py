@@ -82,7 +82,7 @@ def test_a_topic_that_went_away_is_named_first(known: Explainer) -> None:
 def test_an_unseen_topic_is_found_and_placed_beside_the_one_it_resembles(known: Explainer) -> None:
     rng = np.random.default_rng(4)
     for _ in range(10):
-        vectors, topics = traffic(rng, 600, weight={TOPICS: 0.5})
+        vectors, topics = traffic(rng, 1200, weight={TOPICS: 0.5})
         first = known.explain(vectors).changes[0]
         assert (first.kind, first.name) == ("appeared", "topic-3")
         assert first.nearest[0][0] == "topic-3"

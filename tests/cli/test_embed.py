@@ -175,7 +175,7 @@ def test_an_interrupt_keeps_what_is_done(home: Home, run: Runs, tmp_path: Path) 
             time.sleep(0.05)
         time.sleep(0.5)
         process.send_signal(signal.SIGINT)
-        _, told = process.communicate(timeout=60)
+        _, told = process.communicate(timeout=180)
     assert process.returncode == 130, told
     assert "the same command goes on from there" in told
     other = run(*arguments, "--keep", "text")

@@ -115,7 +115,7 @@ def test_a_purged_text_is_nowhere_in_the_database_s_files(stocked: Registry, key
             assert session.scalar(text("SELECT pg_relation_size('retained')")) == 0
         return
     with stocked.reading() as session:
-        file = Path(session.execute(text("PRAGMA database_list")).one()[2])
+        file = Path(next(row[2] for row in session.execute(text("PRAGMA database_list")) if row[1] == "main"))
     files = list(file.parent.glob("registry.sqlite*"))
     assert file in files
     for one in files:

@@ -108,7 +108,8 @@ def test_a_candidate_that_disagrees_is_stopped_and_nobody_ever_saw_it(client, pu
     assert ended["reason"].startswith("disagreement of the nearest items: ")
     assert "the limit is 0.5" in ended["reason"]
     assert set(answers) == {"support@1"}
-    assert ended["counts"]["observations"] < 280  # counted, not asked: observations are compared after the answer
+    # Long before 100,000. How long depends on how soon the comparisons, made after the answers, are looked at.
+    assert ended["counts"]["observations"] < 5_000
     assert ask(client, texts[0])[0] == "support@1"
 
 

@@ -47,7 +47,7 @@ def import_(
         else:
             manifest = _export(source, registry.store, name)
         with registry.writing() as session:
-            backbone = backbones.add(session, manifest.to_dict(), manifest.digest)
+            backbone = backbones.add(session, manifest.to_dict(), manifest.digest, by="cli")
     if as_json:
         print_json({"name": backbone.name, "digest": manifest.digest, **manifest.to_dict()})
         return

@@ -31,7 +31,7 @@ def add(
     if chosen not in ("csv", "jsonl"):
         raise fail("the format cannot be told from the file's name; give --format csv or --format jsonl", 2)
     with opened(data_dir) as (_, registry), registry.writing() as session:
-        revision = datasets.add(session, registry.artifacts, name, file.read_bytes(), chosen)
+        revision = datasets.add(session, registry.artifacts, name, file.read_bytes(), chosen, by="cli")
     show_revision(revision, as_json)
 
 

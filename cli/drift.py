@@ -5,12 +5,14 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from cli import drift_items, drift_versions
+from cli import drift_items, drift_replay, drift_report, drift_versions
 from cli.common import AsJson, DataDir, console, friendly, opened, print_json
 
 app = typer.Typer(no_args_is_help=True)
 drift_items.register(app)
 drift_versions.register(app)
+drift_replay.register(app)
+drift_report.register(app)
 Name = Annotated[str, typer.Argument(help="Name of the adapter.")]
 
 

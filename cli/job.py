@@ -82,7 +82,7 @@ def cancel(job_id: JobId, data_dir: DataDir = None) -> None:
     from registry import jobs
 
     with opened(data_dir) as (_, registry), registry.writing() as session:
-        job = jobs.request_cancel(session, job_id)
+        job = jobs.request_cancel(session, job_id, by="cli")
     console.print(f"{job.id}: {job.state}, cancel asked")
 
 

@@ -34,7 +34,7 @@ def create(
     expires = datetime.now(UTC) + timedelta(days=days) if days else None
     _check(retain_texts, keys.MAX_RETAIN_DAYS, least=1)
     with opened(data_dir) as (_, registry), registry.writing() as session:
-        key, secret = keys.issue(session, name, scopes, expires, retain_days=retain_texts)
+        key, secret = keys.issue(session, name, scopes, expires, retain_days=retain_texts, by="cli")
     if as_json:
         print_json(
             {
@@ -137,5 +137,5 @@ def revoke(key_id: Annotated[str, typer.Argument(help="Id of the key.")], data_d
     from registry import keys
 
     with opened(data_dir) as (_, registry), registry.writing() as session:
-        keys.revoke(session, key_id)
+        keys.revoke(session, key_id, by="cli")
     console.print(f"Key {key_id} is revoked")

@@ -8,12 +8,16 @@ import typer
 from cli import (
     ablate,
     adapter,
+    audit,
     backbone,
+    backup,
     dataset,
     demo,
+    doctor,
     drift,
     embed,
     gate,
+    gc,
     job,
     key,
     prepare,
@@ -58,6 +62,11 @@ app.command()(report.report)
 app.command()(embed.embed)
 app.command()(reproject.reproject)
 app.command()(demo.demo)
+app.command()(doctor.doctor)
+app.command()(audit.audit)
+app.command()(backup.backup)
+app.command()(backup.restore)
+app.command()(gc.gc)
 app.add_typer(backbone.app, name="backbone", help="Import pretrained encoders and list them.")
 app.add_typer(dataset.app, name="dataset", help="Add datasets and read their quality reports.")
 app.add_typer(job.app, name="job", help="List, watch and cancel retrain jobs.")

@@ -69,7 +69,7 @@ def _import_backbone(registry: "Registry", folder: Path) -> None:
         return
     manifest = read_backbone(folder, registry.store)
     with registry.writing() as session:
-        backbones.add(session, manifest.to_dict(), manifest.digest)
+        backbones.add(session, manifest.to_dict(), manifest.digest, by="cli")
     console.print(f"Imported {manifest.name}")
 
 
@@ -87,6 +87,6 @@ def _register(registry: "Registry", name: str, scopes: "frozenset[Scope]", file:
         raise fail(f"the key in {file} cannot be used: {reason}") from None
     try:
         with registry.writing() as session:
-            keys.issue(session, name, scopes, secret=secret)
+            keys.issue(session, name, scopes, secret=secret, by="cli")
     except ValueError:
         raise fail(f"{file} does not hold a key; `driftline key generate` makes one") from None

@@ -22,9 +22,11 @@ The training worker, started by `driftline serve`, `driftline worker` or `driftl
 
 | variable | default | meaning |
 | --- | --- | --- |
-| `DRIFTLINE_WORKER_ID` | kept in `worker.id` in the data folder | Only on PostgreSQL: the name under which the \
-worker's unfinished jobs are kept. The next worker under that name takes them up, so set it where the data \
-folder does not outlive the worker; no two workers may share one. |
+| `DRIFTLINE_WORKER_ID` | kept in `worker.id` in the data folder | Only on PostgreSQL: the name of the worker. The \
+next one under that name takes its job up at once, so set it where the data folder does not outlive the worker; no two \
+workers may share one. |
+| `DRIFTLINE_TAKE_OVER_SECONDS` | `60` | Seconds without a sign of life from a worker after which another takes its \
+job up, from the beginning; the same for all workers of an installation, and at least 2. |
 | `DRIFTLINE_MODELS` |  | Folders of pretrained models, separated like those of PATH: where a LoRA fit finds the model \
 in torch that a backbone was imported from. The default backbone's, and one still in the hub's cache, are found \
 without it. |

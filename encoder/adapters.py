@@ -8,7 +8,7 @@ import safetensors.numpy
 from safetensors import SafetensorError
 
 from encoder.errors import ArtifactRefused
-from encoder.graph import check_graph
+from encoder.graph import HEAD_OPERATORS, check_graph
 from encoder.manifest import Fetch, HeadManifest, load_files, load_manifest_bytes
 from encoder.runtime import OUTPUT, HeadSession
 
@@ -37,7 +37,7 @@ class Head:
         """
         manifest = HeadManifest.from_bytes(load_manifest_bytes(digest, fetch))
         files = load_files(manifest.files, fetch)
-        check_graph(files["head.onnx"], inputs={"base"}, outputs={OUTPUT})
+        check_graph(files["head.onnx"], inputs={"base"}, outputs={OUTPUT}, operators=HEAD_OPERATORS)
         inputs, outputs = _probes(files["probes.safetensors"], manifest.dimension)
         try:
             head = cls(digest, manifest, HeadSession(files["head.onnx"]))

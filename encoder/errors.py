@@ -1,12 +1,21 @@
 """Everything that can go wrong between a text and its vector, as exceptions that never repeat the text."""
 
+_LONGEST = 1000
+
 
 class EncoderError(Exception):
     """Base of every error this package raises on purpose."""
 
 
 class ArtifactRefused(EncoderError):
-    """A manifest, graph, tokenizer or probe file is not what it must be; the message names the file and the fault."""
+    """A manifest, graph, tokenizer or probe file is not what it must be; the message names the file and the fault.
+
+    It may quote names that stand in the file: what UTF-8 cannot carry is replaced there, and a long message is cut.
+    """
+
+    def __init__(self, message: str) -> None:
+        readable = message.encode("utf-8", "replace").decode()
+        super().__init__(readable if len(readable) <= _LONGEST else readable[:_LONGEST] + "…")
 
 
 class NoProvider(EncoderError):

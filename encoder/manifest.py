@@ -19,6 +19,8 @@ Store = Callable[[bytes], str]
 """Bytes -> their sha256 in hex, once they are kept."""
 
 SCHEMA = 1
+MAX_TOKENS = 1 << 20
+MAX_DIMENSION = 1 << 16
 INPUTS = {"packed": PACKED_INPUTS, "padded": PADDED_INPUTS}
 """Layout of a backbone's graph -> names of its inputs."""
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -152,6 +154,10 @@ class BackboneManifest:
             raise ArtifactRefused("backbone manifest: outputs must give sentence_embedding the width of dimension")
         if manifest.max_tokens < 1 or manifest.dimension < 1:
             raise ArtifactRefused("backbone manifest: dimension and max_tokens must be at least 1")
+        if manifest.max_tokens > MAX_TOKENS or manifest.dimension > MAX_DIMENSION:
+            raise ArtifactRefused(
+                f"backbone manifest: max_tokens may be up to {MAX_TOKENS} and dimension up to {MAX_DIMENSION}"
+            )
         if manifest.layout not in INPUTS:
             raise ArtifactRefused("backbone manifest: layout must be packed or padded")
         return manifest
@@ -308,7 +314,7 @@ def read_manifest(cls: type[Manifest], data: bytes) -> Manifest:
     """
     what = f"{cls.KIND} manifest"
     value = json_object(data, what)
-    if (value.get("kind"), value.get("schema")) != (cls.KIND, SCHEMA):
+    if (value.get("kind"), value.get("schema")) != (cls.KIND, SCHEMA) or value["schema"] is True:
         raise ArtifactRefused(f"not a {what} of schema {SCHEMA}")
     del value["schema"]
     names = {each.name for each in fields(cls)}

@@ -10,6 +10,8 @@ from encoder.errors import ArtifactRefused, EmptyText, TextTooLong
 # A text with more characters than this for each token the model reads is not tokenised to its end: tokenising costs
 # time in its length, and no real text comes near (English has 4 to 5 characters a token).
 CHARACTERS_PER_TOKEN = 250
+# Letters, marks and signs of which any vocabulary lacks some.
+_UNHEARD_OF = "\u00e9 \u4e2d\u6587 \u0627\u0644 \U0001f600 \U00012000 \u0378 \u0000 ~ z9"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +70,10 @@ class Tokenizer:
         try:
             text = data.decode("utf-8")
             whole, cutting = tokenizers.Tokenizer.from_str(text), tokenizers.Tokenizer.from_str(text)
-        except Exception as error:  # the library raises bare Exception
+            whole.encode(_UNHEARD_OF)  # one without a token for the unknown fails at such a text only
+        except BaseException as error:  # the library raises bare Exception, and panics, which are not even that
+            if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+                raise
             raise ArtifactRefused(f"tokenizer.json cannot be read: {type(error).__name__}") from error
         if max_tokens <= whole.num_special_tokens_to_add(is_pair=False):
             raise ArtifactRefused(f"a limit of {max_tokens} tokens leaves no room for text")

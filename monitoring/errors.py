@@ -32,3 +32,7 @@ class RecipeRefused(MonitoringError, ValueError):
 
 class RulesRefused(MonitoringError, ValueError):
     """Rules of a rollout name an unknown field or a value out of range."""
+
+
+class TracingUnusable(MonitoringError):
+    """Traces are asked for and cannot be sent; the message says what to do and never shows an address."""

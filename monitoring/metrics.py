@@ -101,7 +101,8 @@ class Metrics:
         self.connections_cut = self._counter(
             "driftline_connections_cut",
             ("reason",),
-            "Connections cut: headers_slow, headers_large, body_slow, answer_unread, crowded.",
+            "Connections cut: headers_slow, headers_large, body_slow, body_unwanted, answer_unread, crowded, "
+            "malformed.",
         )
         self.skipped_texts = self._counter(
             "driftline_skipped_texts", (), "Texts that were not computed because every caller who asked had left."
@@ -184,6 +185,12 @@ class Metrics:
             ("adapter", "state"),
             "Unix time at which an adapter's last retrain job that ended in this state (succeeded, failed, cancelled) "
             "did so; read from the registry, the same in every process.",
+        )
+        self.job_recoveries = self._gauge(
+            "driftline_job_recoveries",
+            (),
+            "Times that a retrain job was taken up again, by the same worker or another, because its worker had died "
+            "or fallen silent; read from the registry, the same in every process.",
         )
         self.retrain_requests = self._counter(
             "driftline_retrain_requests",

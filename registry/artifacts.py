@@ -8,19 +8,31 @@ not a plain file are refused, because what they lead to could change after it wa
 """
 
 import contextlib
+import errno
+import fcntl
 import hashlib
 import os
 import secrets
 import stat
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from registry.errors import ArtifactCorrupt, ArtifactMissing, InvalidName
-from registry.names import valid_digest
+from registry.names import is_digest, valid_digest
 
 # A writer that is alive finishes within minutes; what is older was left by a crash.
 _ABANDONED_AFTER = 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """One artifact that lies in a store: its size in bytes, and when it was last stored, in seconds since 1970."""
+
+    digest: str
+    size: int
+    modified: float
 
 
 class Artifacts:
@@ -40,21 +52,25 @@ class Artifacts:
         return self.folder / digest[:2] / digest
 
     def put(self, data: bytes) -> str:
-        """Store bytes and return their SHA-256; then they survive a power cut. Storing them again is harmless.
+        """Store bytes and return their SHA-256; then they survive a power cut. Storing them again makes them young.
 
         Raises ArtifactCorrupt when a link lies where they belong, OSError when the disk is full or read-only.
         """
         digest = hashlib.sha256(data).hexdigest()
         target = self.path(digest)
-        if not self._verified(digest):
-            if target.parent.is_symlink():
-                raise ArtifactCorrupt(digest, "its folder is a link")
-            if not target.parent.is_dir():
-                target.parent.mkdir(mode=0o700, exist_ok=True)
-                _sync_folder(self.folder)
-            self._write(target, data)
-        # Also when another process put it there: its rename may not have reached the disk yet.
-        _sync_folder(target.parent)
+        with contextlib.ExitStack() as held:
+            # Where the file system knows no locks, nothing can be discarded either.
+            with contextlib.suppress(OSError):
+                held.enter_context(self._turn(fcntl.LOCK_SH))
+            if not (self._verified(digest) and _renewed(target)):
+                if target.parent.is_symlink():
+                    raise ArtifactCorrupt(digest, "its folder is a link")
+                if not target.parent.is_dir():
+                    target.parent.mkdir(mode=0o700, exist_ok=True)
+                    _sync_folder(self.folder)
+                self._write(target, data)
+            # Also when another process put it there: its rename may not have reached the disk yet.
+            _sync_folder(target.parent)
         return digest
 
     def get(self, digest: str) -> bytes:
@@ -86,6 +102,42 @@ class Artifacts:
         except (InvalidName, FileNotFoundError, NotADirectoryError):
             return False
         return stat.S_ISREG(status.st_mode)
+
+    def entries(self) -> Iterator[Kept]:
+        """What lies in the store, in no order; what vanishes meanwhile is left out."""
+        for folder in self.folder.iterdir():
+            if len(folder.name) != 2 or not folder.is_dir() or folder.is_symlink():
+                continue
+            for path in folder.iterdir():
+                with contextlib.suppress(FileNotFoundError):
+                    status = path.lstat()
+                    if is_digest(path.name) and stat.S_ISREG(status.st_mode):
+                        yield Kept(path.name, status.st_size, status.st_mtime)
+
+    def discard(self, digest: str, before: float) -> bool:
+        """Delete an artifact unless it was stored after a moment (seconds since 1970); whether it was deleted.
+
+        Storing it waits meanwhile, so a `put` that has returned is never undone. Raises OSError.
+        """
+        path = self.path(digest)
+        with self._turn(fcntl.LOCK_EX):
+            try:
+                if path.lstat().st_mtime >= before:
+                    return False
+                path.unlink()
+            except (FileNotFoundError, NotADirectoryError):
+                return False
+            return True
+
+    @contextlib.contextmanager
+    def _turn(self, how: int) -> Iterator[None]:
+        """Hold the folder's lock, shared by those who store and exclusive for who deletes."""
+        descriptor = os.open(self.folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(descriptor, how)
+            yield
+        finally:
+            os.close(descriptor)
 
     @contextlib.contextmanager
     def _opened(self, digest: str) -> Iterator[int]:
@@ -137,6 +189,15 @@ class Artifacts:
             with contextlib.suppress(FileNotFoundError):
                 if left.lstat().st_mtime < oldest:
                     left.unlink()
+
+
+def _renewed(path: Path) -> bool:
+    """Make a file as young as one just written; False where it has to be written anew for that."""
+    try:
+        os.utime(path, follow_symlinks=False)
+    except OSError as error:
+        return error.errno == errno.EROFS  # nothing is deleted there
+    return True
 
 
 def _sync_folder(folder: Path) -> None:

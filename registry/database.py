@@ -24,6 +24,8 @@ from registry.errors import RegistryError, Unavailable
 
 LOCK_SECONDS = 30
 """Seconds a writer waits for its turn before it gives up."""
+IDLE_SECONDS = 30
+"""Seconds between two statements of a writer on PostgreSQL after which its transaction is undone: its program froze."""
 CONNECT_SECONDS = 5
 """Seconds to wait for a server's answer to a connection, and for a free one of the pool."""
 WRITER_LOCK = 0x6472_6966_746C_696E
@@ -180,6 +182,8 @@ def _set_up_postgresql(engine: Engine) -> None:
     def begin(connection: Connection) -> None:
         if connection.get_execution_options().get(_WRITES, False):
             connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{LOCK_SECONDS}s'")
+            # Else a writer that froze in the middle would keep everybody's turn until it wakes.
+            connection.exec_driver_sql(f"SET LOCAL idle_in_transaction_session_timeout = '{IDLE_SECONDS}s'")
             connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({WRITER_LOCK})")
         else:
             connection.exec_driver_sql("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY")

@@ -4,6 +4,7 @@
     ├── NotFound            no such adapter, version, dataset, job, key …
     ├── Conflict            what exists contradicts the request
     │   └── JobWaiting      the adapter already has a waiting job
+    ├── ClaimLost           another worker has the job by now
     ├── InvalidName         a name outside the pattern
     ├── DatasetRefused      an upload with bad rows, each named
     ├── ArtifactMissing     no artifact of that digest
@@ -42,6 +43,14 @@ class JobWaiting(Conflict):
 
     def __init__(self, job_id: str) -> None:
         super().__init__(f"a job is already waiting for this adapter: {job_id}")
+        self.job_id = job_id
+
+
+class ClaimLost(RegistryError):
+    """The job is no longer this worker's: another took it up, or it was handed back."""
+
+    def __init__(self, job_id: str) -> None:
+        super().__init__(f"{job_id} is no longer this worker's")
         self.job_id = job_id
 
 
@@ -101,10 +110,10 @@ class ArtifactCorrupt(RegistryError):
 class SchemaTooNew(RegistryError):
     """The database's schema is newer than this program."""
 
-    def __init__(self, found: str) -> None:
+    def __init__(self, found: str, known: str) -> None:
         super().__init__(
-            f"the database has schema {found}, which this Driftline does not know: a newer Driftline migrated it. "
-            "Upgrade this program, or point it at another database."
+            f"the database has schema {found}, and this Driftline knows those up to {known}: a newer Driftline "
+            "migrated it. Upgrade this program, or point it at another database."
         )
         self.found = found
 

@@ -47,10 +47,8 @@ class Home:
 
     @property
     def jobs_url(self) -> str:
-        """The database of the job engine: a SQLite file of its own, or the same PostgreSQL."""
-        if self.database_url.startswith("sqlite"):
-            return _sqlite_url(self.data_dir / "jobs.sqlite")
-        return self.database_url
+        """The database of the job engine: a SQLite file beside the work folders, whose steps it tells of."""
+        return _sqlite_url(self.data_dir / "jobs.sqlite")
 
     @property
     def worker_lock(self) -> Path:
@@ -67,12 +65,13 @@ class Home:
         database = Database(self.database_url)
         try:
             database.migrate()
-            return Registry(database, self._artifacts())
+            return Registry(database, self.artifacts())
         except BaseException:
             database.close()
             raise
 
-    def _artifacts(self) -> Artifacts:
+    def artifacts(self) -> Artifacts:
+        """Open the artifact store alone. Raises RegistryError when its URL cannot be used."""
         if self.artifacts_url is None:
             return Artifacts(self.artifacts_dir)
         return BucketArtifacts(self.artifacts_dir, open_bucket(self.artifacts_url))

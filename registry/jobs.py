@@ -36,6 +36,8 @@ __all__ = [
     "get",
     "last_ends",
     "progress",
+    "recoveries",
+    "release",
     "request_cancel",
     "start",
     "unfinished",
@@ -68,6 +70,15 @@ class Job:
     created_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    worker: str | None
+    """Id of the worker that has it or ended it; None before the first, and when it was handed back."""
+    pauses: int
+    """How often its worker was stopped on purpose while it ran."""
+
+    @property
+    def deaths(self) -> int:
+        """How often a worker died over it: the times it was taken up before without being handed back."""
+        return max(0, self.attempts - 1 - self.pauses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,8 +101,9 @@ def enqueue(
     recipe: Mapping[str, Any] | None = None,
     requested_by: str,
     reason: str | None = None,
+    traceparent: str | None = None,
 ) -> Job:
-    """Ask for a retrain; `revision` None means the dataset's newest.
+    """Ask for a retrain; `revision` None means the dataset's newest, `traceparent` (W3C) goes with the event.
 
     The adapter need not exist yet. Raises InvalidName, NotFound for an unknown dataset, JobWaiting when a job already
     waits for the adapter.
@@ -124,10 +136,13 @@ def enqueue(
         created_at=now(),
         started_at=None,
         finished_at=None,
+        worker=None,
+        pauses=0,
     )
     session.add(row)
     session.flush()
-    _tell(session, row, "queued", {"adapter": adapter, "dataset": f"{dataset}@{revision}", "reason": row.reason})
+    data = {"adapter": adapter, "dataset": f"{dataset}@{revision}", "reason": row.reason}
+    _tell(session, row, "queued", data if traceparent is None else data | {"traceparent": traceparent})
     journal.record(session, "job.queued", row.id, requested_by, {"adapter": adapter})
     return _job(row)
 
@@ -160,15 +175,34 @@ def last_ends(session: Session) -> dict[tuple[str, JobState], datetime]:
     return {(adapter, state): at for adapter, state, at in found if at is not None}
 
 
-def start(session: Session, job_id: str) -> Job:
-    """A worker takes the job up, for the first time or again after a crash. Raises NotFound; Conflict when finished."""
+def recoveries(session: Session) -> int:
+    """How often jobs were taken up again because their worker had died or fallen silent."""
+    again = JobRecord.attempts - 1 - JobRecord.pauses
+    return int(session.scalar(select(func.sum(again)).where(again > 0)) or 0)
+
+
+def start(session: Session, job_id: str, worker: str | None = None) -> Job:
+    """A worker takes the job up, for the first time or again after a crash; `claims.take` asks whether it may.
+
+    Raises NotFound; Conflict when finished.
+    """
     row = _unfinished_row(session, job_id)
     row.state = JobState.RUNNING
+    row.worker = worker
     row.attempts += 1
     row.started_at = row.started_at or now()
     _tell(session, row, "started", {"attempt": row.attempts})
     journal.record(session, "job.started", row.id, detail={"adapter": row.adapter, "attempt": row.attempts})
     return _job(row)
+
+
+def release(session: Session, job_id: str) -> None:
+    """A worker that stops hands its job back, for the next to take up. Raises NotFound; Conflict when finished."""
+    row = _unfinished_row(session, job_id)
+    row.worker = None
+    row.pauses += 1
+    session.flush()
+    journal.record(session, "job.released", row.id, detail={"adapter": row.adapter, "attempt": row.attempts})
 
 
 def progress(
@@ -307,4 +341,6 @@ def _job(row: JobRecord) -> Job:
         created_at=row.created_at,
         started_at=row.started_at,
         finished_at=row.finished_at,
+        worker=row.worker,
+        pauses=row.pauses,
     )

@@ -41,6 +41,11 @@ def valid_digest(digest: str) -> str:
     return digest
 
 
+def is_digest(word: str) -> bool:
+    """Whether a word is a SHA-256 in lower-case hexadecimal."""
+    return _DIGEST.fullmatch(word) is not None
+
+
 def storable(name: str) -> bool:
     """Whether a name may be looked up at all: databases refuse some characters, and differ in which."""
     return 0 < len(name) <= 128 and name.isascii() and name.isprintable()

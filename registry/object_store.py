@@ -3,17 +3,23 @@
 A put is done when the bucket has the bytes; a get takes the folder's copy, else the bucket's, and believes neither
 before its digest is right. So every process of an installation sees every artifact, and one that has loaded what it
 serves goes on without the store.
+
+Object stores have no locks. Who deletes an object announces it under `.condemned/` first and looks at its age after
+that; who stores one looks for the announcement afterwards, and then whether the object is still there. Whichever came
+first, a `put` that has returned is not undone. One collection runs at a time.
 """
 
 import contextlib
 import hashlib
 import os
-from collections.abc import Callable
+import re
+import time
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from registry.artifacts import Artifacts
+from registry.artifacts import Artifacts, Kept
 from registry.errors import ArtifactCorrupt, ArtifactMissing, InvalidName, RegistryError, Unavailable
 from registry.names import valid_digest
 
@@ -28,6 +34,12 @@ _CONNECT: Final = timedelta(seconds=5)
 _ANSWER: Final = timedelta(seconds=60)
 _RETRIES: Final = 3
 _RETRY_FOR: Final = timedelta(seconds=20)
+# An object that is stored again is written again once it is so old, since nothing else makes it younger.
+_RENEW_AFTER: Final = 1800.0
+# An announcement older than this was left by a collection that died; one that lives deletes within a fraction of it.
+_CONDEMNED_FOR: Final = 600.0
+_PATIENCE: Final = 60.0
+_KEY: Final = re.compile(r"([0-9a-f]{2})/(\1[0-9a-f]{62})")
 
 
 class Bucket(Protocol):
@@ -44,6 +56,12 @@ class Bucket(Protocol):
 
     def delete(self, key: str) -> None:
         """Remove a key; one that does not exist is no error. Raises Unavailable."""
+
+    def modified(self, key: str) -> float | None:
+        """When a key was last put, in seconds since 1970; None when it does not exist. Raises Unavailable."""
+
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        """Every key with its size and when it was last put. Raises Unavailable."""
 
 
 class BucketArtifacts(Artifacts):
@@ -62,9 +80,18 @@ class BucketArtifacts(Artifacts):
         digest = hashlib.sha256(data).hexdigest()
         key = key_of(digest)
         # A single put is atomic in every store named above, so an object of the right size is the object.
-        if self.bucket.size(key) != len(data):
+        if self.bucket.size(key) != len(data) or (self.bucket.modified(key) or 0) < time.time() - _RENEW_AFTER:
             self.bucket.put(key, data)
-        return super().put(data)
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            if self._condemned(digest):
+                if time.monotonic() > deadline:
+                    raise Unavailable("the artifact is being deleted from the artifact store; try again")
+                time.sleep(0.05)
+            elif self.bucket.size(key) is None:
+                self.bucket.put(key, data)
+            else:
+                return super().put(data)
 
     def get(self, digest: str) -> bytes:
         """The bytes of a digest, verified, from the folder or else from the bucket, which fills the folder.
@@ -95,6 +122,42 @@ class BucketArtifacts(Artifacts):
         except InvalidName:
             return False
         return self.bucket.size(key_of(digest)) is not None
+
+    def entries(self) -> Iterator[Kept]:
+        """The objects of the bucket, then the copies of this folder that the bucket lacks. Raises Unavailable."""
+        seen = set()
+        for key, size, modified in self.bucket.entries():
+            if match := _KEY.fullmatch(key):
+                seen.add(match[2])
+                yield Kept(match[2], size, modified)
+        yield from (copy for copy in super().entries() if copy.digest not in seen)
+
+    def discard(self, digest: str, before: float) -> bool:
+        """Delete an object, and this folder's copy, unless it was stored after a moment; whether it was deleted.
+
+        Raises Unavailable, OSError.
+        """
+        key = key_of(valid_digest(digest))
+        self.bucket.put(_notice_of(digest), b"")
+        announced = time.monotonic()
+        try:
+            modified = self.bucket.modified(key)
+            if modified is not None:
+                # What took so long may overlap with a `put` that believes the announcement dead.
+                if modified >= before or time.monotonic() - announced > _CONDEMNED_FOR / 4:
+                    return False
+                self.bucket.delete(key)
+        finally:
+            self.bucket.delete(_notice_of(digest))
+        return super().discard(digest, before) or modified is not None
+
+    def _condemned(self, digest: str) -> bool:
+        announced = self.bucket.modified(_notice_of(digest))
+        return announced is not None and announced > time.time() - _CONDEMNED_FOR
+
+
+def _notice_of(digest: str) -> str:
+    return f".condemned/{digest}"
 
 
 def key_of(digest: str) -> str:
@@ -143,6 +206,15 @@ class _Obstore:
 
     def delete(self, key: str) -> None:
         self._reach(lambda: self._store.delete(key))
+
+    def modified(self, key: str) -> float | None:
+        return self._reach(lambda: float(self._store.head(key)["last_modified"].timestamp()))
+
+    def entries(self) -> Iterator[tuple[str, int, float]]:
+        pages = iter(self._store.list())
+        while page := self._reach(lambda: next(pages, None)):
+            for meta in page:
+                yield str(meta["path"]), int(meta["size"]), float(meta["last_modified"].timestamp())
 
     def _reach(self, act: Callable[[], T]) -> T | None:
         """What `act` gives, None for a key that does not exist; anything else the store says becomes Unavailable."""

@@ -1,11 +1,14 @@
 """The registry as programs hold it: a database and an artifact store, opened together."""
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 
 from sqlalchemy.orm import Session
 
+from registry import claims
 from registry.artifacts import Artifacts
 from registry.database import Database
+from registry.jobs import Job
 
 
 class Registry:
@@ -23,6 +26,17 @@ class Registry:
     def writing(self) -> AbstractContextManager[Session]:
         """A session committed when the block ends and undone when it raises."""
         return self.database.writing()
+
+    @contextmanager
+    def holding(self, job: Job) -> Iterator[Session]:
+        """As `writing`, but nothing comes of it unless the job is still held as `job` says.
+
+        Every write for a running job goes through it, so that a worker that was frozen while another took the job up
+        leaves no trace when it wakes. Raises ClaimLost.
+        """
+        with self.writing() as session:
+            claims.check(session, job)
+            yield session
 
     def fetch(self, digest: str) -> bytes:
         """The verified bytes of a digest. Raises ArtifactMissing or ArtifactCorrupt."""

@@ -21,12 +21,14 @@ def request_retrain(
     by: str,
     revision: int | None = None,
     reason: str | None = None,
+    traceparent: str | None = None,
 ) -> Job:
     """Queue a refit of `adapter` on a dataset (its newest revision by default); the job makes an adapter that is new.
 
     Args:
         recipe: A validated recipe as plain values.
         by: Who asks, for the journal.
+        traceparent: Of the request that asks, if it is traced: the job becomes a part of its trace.
 
     Raises:
         NotFound: The dataset or its revision does not exist.
@@ -51,4 +53,5 @@ def request_retrain(
         recipe=recipe,
         requested_by=by,
         reason=reason,
+        traceparent=traceparent,
     )

@@ -70,9 +70,19 @@ def _switch_foreign_keys(connection: Connection, to: str) -> None:
         driver.execute(f"PRAGMA foreign_keys = {to}")
 
 
+def knows(revision: str) -> bool:
+    """Whether a revision is this program's or an older one."""
+    return revision in revisions()
+
+
+def revisions() -> list[str]:
+    """Every revision this program knows, oldest first."""
+    return [script.revision for script in _scripts().walk_revisions()][::-1]
+
+
 def _refuse_unknown(revision: str | None) -> None:
-    if revision is not None and revision not in {script.revision for script in _scripts().walk_revisions()}:
-        raise SchemaTooNew(revision)
+    if revision is not None and not knows(revision):
+        raise SchemaTooNew(revision, head())
 
 
 def _scripts() -> ScriptDirectory:

@@ -3,15 +3,13 @@
 Rows of these classes never leave the package: the functions beside this file give frozen values instead.
 """
 
-from datetime import UTC, date, datetime
+from datetime import date, datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import (
     JSON,
     BigInteger,
     Date,
-    DateTime,
-    Dialect,
     Enum,
     ForeignKey,
     ForeignKeyConstraint,
@@ -21,40 +19,15 @@ from sqlalchemy import (
     MetaData,
     String,
     Text,
-    TypeDecorator,
     UniqueConstraint,
     text,
 )
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from registry.instant import Instant
+from registry.instant import now as now
 from registry.row import RowKind
 from registry.states import JobState, RolloutState, VersionState
-
-
-class Instant(TypeDecorator[datetime]):
-    """A point in time: aware in, aware UTC out, on both dialects (SQLite itself keeps no zone)."""
-
-    impl = DateTime(timezone=True)
-    cache_ok = True
-
-    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Refuse a naive time, whose meaning would depend on the machine; store UTC."""
-        if value is None:
-            return None
-        if value.tzinfo is None:
-            raise ValueError("a time without a zone cannot be stored")
-        return value.astimezone(UTC)
-
-    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
-        """Give back aware UTC."""
-        if value is None:
-            return None
-        return value.replace(tzinfo=UTC) if value.tzinfo is None else value.astimezone(UTC)
-
-
-def now() -> datetime:
-    """The current time, aware, UTC."""
-    return datetime.now(UTC)
 
 
 def _states(states: type[VersionState] | type[JobState] | type[RolloutState] | type[RowKind], name: str) -> Enum:
@@ -218,6 +191,18 @@ class JobRecord(Base):
     created_at: Mapped[datetime]
     started_at: Mapped[datetime | None]
     finished_at: Mapped[datetime | None]
+    worker: Mapped[str | None] = mapped_column(String(32))
+    pauses: Mapped[int] = mapped_column(server_default=text("0"))
+
+
+class WorkerRecord(Base):
+    """A worker program that runs, or did until a moment ago; it counts its beats, and silence is what others see."""
+
+    __tablename__ = "workers"
+
+    id: Mapped[str] = mapped_column(String(32), primary_key=True)
+    name: Mapped[str] = mapped_column(Text)
+    beats: Mapped[int] = mapped_column(BigInteger)
 
 
 class JobEventRecord(Base):

@@ -9,7 +9,6 @@ from typing import Any
 import structlog
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
-from fastapi.openapi.utils import get_openapi
 from pydantic import SecretStr
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -25,6 +24,7 @@ from service.api import (
     adapters,
     advice,
     alerts,
+    audit,
     cohere,
     datasets,
     drift,
@@ -42,7 +42,8 @@ from service.api import (
 from service.auth import Keyring
 from service.cache import VectorCache
 from service.catalog import Catalog
-from service.edge import Answers, Edge
+from service.document import allowed, openapi
+from service.edge import Answers, Edge, route_of
 from service.embedder import Embedder
 from service.errors import Problem, problem_of, validation_problem
 from service.limits import BodyLimit, LocalOnly
@@ -52,7 +53,6 @@ from service.recorder import ServingRecorder
 from service.retention import Retention
 from service.retrains import Limits
 from service.rollout import Rollouts
-from service.schemas import ProblemBody
 from service.settings import Settings
 from service.shared_cache import SharedCache
 from service.shared_server import SharedServer
@@ -61,6 +61,7 @@ from service.state import Service
 from service.supervise import Supervisor
 from service.tei_errors import FlatErrors
 from service.threads import Threads
+from service.tracing import Traced, close_tracing, service_tracing
 from service.version import VERSION
 from service.watch import Watch
 
@@ -95,7 +96,9 @@ def create_app(settings: Settings) -> FastAPI:
     Raises:
         RegistryError: The registry cannot be opened.
         CacheUnusable: A shared cache is configured that cannot be used.
+        TracingUnusable: Traces are asked for that cannot be sent.
     """
+    tracing = service_tracing(settings)
     service = build(settings)
     app = _Application(
         title="Driftline",
@@ -104,8 +107,11 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=_lifespan,
         docs_url=None,  # the page would load scripts from elsewhere; the document is at /openapi.json
         redoc_url=None,
+        # Its own telemetry would tell paths, and with an error its message: it stays off whatever the variables say.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.service = service
+    app.state.tracing = tracing
     app.state.probe = health.Probe()
     for module in (
         vectors,
@@ -124,6 +130,7 @@ def create_app(settings: Settings) -> FastAPI:
         advice,
         alerts,
         keys,
+        audit,
     ):
         app.include_router(module.router)
     app.add_exception_handler(HTTPException, _refused)
@@ -133,7 +140,9 @@ def create_app(settings: Settings) -> FastAPI:
     bounded = BodyLimit(hot, limit=settings.max_body_bytes, upload_limit=settings.max_upload_bytes)
     local = LocalOnly(bounded, is_open=lambda: service.keyring.open, allowed=settings.allowed_hosts)
     app.outermost = Edge(FlatErrors(local), recorder=service.recorder)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
+    if tracing is not None:
+        app.outermost = Traced(app.outermost, tracing)
+    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]
     return app
 
 
@@ -258,7 +267,9 @@ async def _lifespan(app: FastAPI) -> AsyncIterator[None]:
     service.watch.start()
     async with AsyncExitStack() as stack:
         # Undone in reverse: first the worker, then the poll, the runtime, the shared cache (once it has written what it
-        # still holds), the monitors (which store their state in the registry) and the registry itself.
+        # still holds), the monitors (which store their state in the registry), the registry, and what was traced.
+        if app.state.tracing is not None:
+            stack.push_async_callback(close_tracing, app.state.tracing)
         stack.callback(service.registry.close)
         stack.callback(service.threads.close)
         stack.push_async_callback(asyncio.to_thread, service.watch.stop)
@@ -313,6 +324,8 @@ async def _note_uses_for_ever(service: Service) -> None:
 
 async def _refused(request: Request, error: Exception) -> Response:
     problem = problem_of(error) or Problem(500, "The server failed.")
+    if problem.status == 405 and (methods := allowed(request.app, route_of(request.scope))):
+        problem.headers = {"Allow": methods}
     return problem.response()
 
 
@@ -320,23 +333,3 @@ async def _invalid(request: Request, error: Exception) -> Response:
     if not isinstance(error, RequestValidationError):
         raise error
     return validation_problem(error.errors()).response()
-
-
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    """The document FastAPI makes, with our one error shape in place of its own."""
-    if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
-        schemas = document.setdefault("components", {}).setdefault("schemas", {})
-        problem = ProblemBody.model_json_schema(ref_template="#/components/schemas/{model}")
-        schemas.update(problem.pop("$defs"))
-        schemas["ProblemBody"] = problem
-        for name in ("HTTPValidationError", "ValidationError"):
-            schemas.pop(name, None)
-        reference = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
-        for operations in document["paths"].values():
-            for operation in operations.values():
-                made = operation["responses"].get("422", {}).get("content", {})
-                if "HTTPValidationError" in str(made):
-                    operation["responses"]["422"] = {"description": "Invalid", "content": reference}
-        app.openapi_schema = document
-    return app.openapi_schema

@@ -61,6 +61,7 @@ class _Loaded:
     jobs: Counter[str]
     rollouts: tuple[Rollout, ...]
     job_ends: dict[tuple[str, JobState], datetime]
+    job_recoveries: int
     fault: str | None = None
 
 
@@ -155,7 +156,8 @@ class Catalog:
                 embedder.start()
                 loaded[record.name] = LoadedBackbone(record, encoder, embedder)
         adapters = self._within_limit({name: self._awake(view) for name, view in found.adapters.items()})
-        before, self.snapshot = self.snapshot, Snapshot(loaded, adapters, found.jobs, found.rollouts, found.job_ends)
+        snapshot = Snapshot(loaded, adapters, found.jobs, found.rollouts, found.job_ends, found.job_recoveries)
+        before, self.snapshot = self.snapshot, snapshot
         for digest, version in list(self._pinned.items()):  # what was promoted has handed its reference on by now
             self._pinned[digest] = replace(version, reference=None)
         self._latest = found.latest
@@ -322,10 +324,10 @@ class Catalog:
             adapters = [(a, tuple(versions.history(session, a.name))) for a in versions.all_adapters(session)]
             waiting = Counter(job.state.value for job in jobs.unfinished(session))
             active = tuple(rollouts.all_active(session))
-            ends = jobs.last_ends(session)
+            ends, recoveries = jobs.last_ends(session), jobs.recoveries(session)
         self._keyring.load(self.registry)
         old = self.snapshot
-        found = _Loaded(latest, records, {}, {}, [], waiting, active, ends)
+        found = _Loaded(latest, records, {}, {}, [], waiting, active, ends, recoveries)
         for record in records:
             if old.backbone_of(record.digest) is None:
                 try:

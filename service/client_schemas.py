@@ -5,6 +5,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from service.origin import PARAMETERS
+from service.schemas import MOST_EXACT, ONE_TEXT, PROMPT, TEXT, TRUNCATE, texts
 
 
 class TeiError(BaseModel):
@@ -31,6 +32,7 @@ _MEANING = {
     403: "The key lacks the scope",
     404: "Unknown model",
     413: "Body of too many bytes",
+    415: "A compressed body",
     422: "Invalid, too long or too many texts",
     424: "The runtime failed",
     429: "Too much is waiting; see Retry-After",
@@ -41,26 +43,21 @@ _MEANING = {
 _NUMBERS = {"type": "array", "items": {"type": "number"}}
 _VECTORS = {"type": "array", "items": _NUMBERS}
 _STRING = {"type": "string"}
-_ONE_OR_MANY = {"oneOf": [{"type": "string", "minLength": 1}, {"type": "array", "items": _STRING, "minItems": 1}]}
+_ONE_OR_MANY = texts()
+_ID = {"type": "integer", "minimum": 0, "maximum": 2**32 - 1}
+_COUNT = {"type": ["integer", "null"], "minimum": 1, "maximum": MOST_EXACT}
+_FLAG = {"type": ["boolean", "null"]}
 _MODEL = {
-    "type": "string",
+    "type": ["string", "null"],
+    "minLength": 1,
     "description": "A backbone, an adapter or adapter@version; by default the setting tei_model, else the default "
     "backbone. Also as ?model= or in the header x-driftline-model.",
 }
-_TRUNCATE = {
-    "type": ["boolean", "null"],
-    "description": "Cut texts over the limit instead of refusing them; unset: the setting truncate.",
+_DIRECTION = {
+    "enum": ["right", "Right", "left", "Left", None],
+    "default": "right",
+    "description": "Which end of an over-long text goes; only the right one can, so the left needs truncate off.",
 }
-_DIRECTION = {"type": "string", "enum": ["right"], "default": "right"}
-_PROMPT = {
-    "type": ["string", "null"],
-    "description": "Prompt of the backbone, by name, to put in front of each text.",
-}
-_INPUT_TYPE = {
-    "type": "string",
-    "description": "What the texts are for: search_query and search_document take the backbone's prompts, if any.",
-}
-_COHERE_TRUNCATE = {"type": "string", "enum": ["END", "NONE"], "default": "END"}
 _META = {
     "type": "object",
     "properties": {
@@ -83,9 +80,17 @@ def _operation(
     given: Any,
     *,
     embeds: bool = True,
+    either: tuple[str, ...] = (),
 ) -> dict[str, Any]:
-    """One operation, with an example of what is asked and given; `embeds`: its texts are watched for drift."""
-    body = {"type": "object", "properties": properties, "required": required}
+    """One operation, with an example of what is asked and given.
+
+    Args:
+        embeds: Its texts are watched for drift.
+        either: Fields of which a body has exactly one.
+    """
+    body: dict[str, Any] = {"type": "object", "properties": properties, "required": required}
+    if either:
+        body["oneOf"] = [{"required": [name]} for name in either]
     return {
         "parameters": [*_WHERE, *PARAMETERS] if embeds else _WHERE,
         "requestBody": {"required": True, "content": {"application/json": {"schema": body, "example": asked}}},
@@ -98,11 +103,11 @@ def _operation(
 EMBED = _operation(
     {
         "inputs": _ONE_OR_MANY,
-        "normalize": {"type": "boolean", "enum": [True], "default": True},
-        "truncate": _TRUNCATE,
+        "normalize": {"enum": [True, None], "default": True},
+        "truncate": TRUNCATE,
         "truncation_direction": _DIRECTION,
-        "prompt_name": _PROMPT,
-        "dimensions": {"type": "integer", "minimum": 1, "description": "Cut to these and scale to unit length."},
+        **PROMPT,
+        "dimensions": {**_COUNT, "description": "Cut to these and scale to unit length."},
         "model": _MODEL,
     },
     ["inputs"],
@@ -115,12 +120,12 @@ SIMILARITY = _operation(
     {
         "inputs": {
             "type": "object",
-            "properties": {"source_sentence": _STRING, "sentences": {"type": "array", "items": _STRING}},
+            "properties": {"source_sentence": ONE_TEXT, "sentences": _ONE_OR_MANY},
             "required": ["source_sentence", "sentences"],
         },
         "parameters": {
-            "type": "object",
-            "properties": {"truncate": _TRUNCATE, "truncation_direction": _DIRECTION, "prompt_name": _PROMPT},
+            "type": ["object", "null"],
+            "properties": {"truncate": TRUNCATE, "truncation_direction": _DIRECTION, **PROMPT},
         },
         "model": _MODEL,
     },
@@ -133,8 +138,8 @@ SIMILARITY = _operation(
 TOKENIZE = _operation(
     {
         "inputs": _ONE_OR_MANY,
-        "add_special_tokens": {"type": "boolean", "default": True},
-        "prompt_name": _PROMPT,
+        "add_special_tokens": {**_FLAG, "default": True},
+        **PROMPT,
         "model": _MODEL,
     },
     ["inputs"],
@@ -163,11 +168,11 @@ DECODE = _operation(
     {
         "ids": {
             "oneOf": [
-                {"type": "array", "items": {"type": "integer"}},
-                {"type": "array", "items": {"type": "array", "items": {"type": "integer"}}},
+                {"type": "array", "items": _ID, "minItems": 1},
+                {"type": "array", "items": {"type": "array", "items": _ID}, "minItems": 1},
             ]
         },
-        "skip_special_tokens": {"type": "boolean", "default": True},
+        "skip_special_tokens": {**_FLAG, "default": True},
         "model": _MODEL,
     },
     ["ids"],
@@ -177,21 +182,17 @@ DECODE = _operation(
     embeds=False,
 )
 
-_DOCUMENTS = {
-    "type": "array",
-    "items": {"oneOf": [_STRING, {"type": "object", "properties": {"text": _STRING}, "required": ["text"]}]},
-}
 _RERANK = {
     "model": _MODEL,
-    "query": _STRING,
-    "documents": _DOCUMENTS,
-    "top_n": {"type": "integer", "minimum": 1},
+    "query": ONE_TEXT,
+    "documents": _ONE_OR_MANY,
+    "top_n": _COUNT,
     "return_documents": {
-        "type": "boolean",
+        **_FLAG,
         "description": "Whether results repeat their text; unset: true, but false on /v2/rerank, as Cohere has it.",
     },
-    "max_tokens_per_doc": {"type": "integer", "minimum": 1, "description": "Tokens of each document that count."},
-    "truncate": {"type": "boolean", "default": True, "description": "Cut over-long texts, as Cohere and Jina do."},
+    "max_tokens_per_doc": {**_COUNT, "description": "Tokens of each document that count."},
+    "truncate": {**TRUNCATE, "default": True, "description": "Cut over-long texts, as Cohere and Jina do."},
 }
 _RESULT = {
     "type": "object",
@@ -234,26 +235,34 @@ _RANKS = {
 RERANK_EITHER = _operation(
     {
         **_RERANK,
-        "texts": {"type": "array", "items": _STRING, "description": "TEI's name of documents; decides the answer."},
-        "raw_scores": {"type": "boolean", "default": False, "description": "TEI: the cosine itself, -1 to 1."},
-        "return_text": {"type": "boolean", "default": False, "description": "TEI: results repeat their text."},
+        "texts": {**_ONE_OR_MANY, "description": "TEI's name of documents; decides the answer."},
+        "raw_scores": {**_FLAG, "default": False, "description": "TEI: the cosine itself, -1 to 1."},
+        "return_text": {**_FLAG, "default": False, "description": "TEI: results repeat their text."},
     },
     ["query"],
     {"query": "card declined", "texts": ["Why was my card refused?", "Hi"]},
     {"oneOf": [_RANKS, _RANKED]},
     [{"index": 0, "score": 0.74}, {"index": 1, "score": 0.1}],
+    either=("texts", "documents"),
 )
+
+_PART = {"type": "object", "properties": {"text": TEXT}, "required": ["text"]}
+_PARTS = {
+    "type": "object",
+    "properties": {"content": {"type": "array", "items": _PART, "minItems": 1}},
+    "required": ["content"],
+}
 
 COHERE_EMBED = _operation(
     {
-        "model": _MODEL,
-        "texts": {"type": "array", "items": _STRING},
-        "inputs": {"type": "array", "items": {"type": "object"}, "description": "Cohere's parts; text ones only."},
-        "input_type": _INPUT_TYPE,
-        "embedding_types": {"type": "array", "items": {"enum": ["float", "base64"]}, "default": ["float"]},
-        "output_dimension": {"type": "integer", "minimum": 1},
-        "max_tokens": {"type": "integer", "minimum": 1},
-        "truncate": _COHERE_TRUNCATE,
+        "model": {**_MODEL, "type": "string"},
+        "texts": _ONE_OR_MANY,
+        "inputs": {"type": "array", "items": _PARTS, "minItems": 1, "description": "Cohere's parts; text ones only."},
+        **PROMPT,
+        "embedding_types": {"type": ["array", "null"], "items": {"enum": ["float", "base64"]}, "default": ["float"]},
+        "output_dimension": _COUNT,
+        "max_tokens": _COUNT,
+        "truncate": {**TRUNCATE, "default": "END"},
     },
     ["model"],
     {"model": "support", "texts": ["My card was declined."], "input_type": "search_query"},
@@ -271,4 +280,5 @@ COHERE_EMBED = _operation(
         },
     },
     {"id": "0b4e", "response_type": "embeddings_by_type", "embeddings": {"float": [[0.036, -0.017, 0.081]]}},
+    either=("texts", "inputs"),
 )

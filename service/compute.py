@@ -16,6 +16,7 @@ from service.errors import ClientGone, Overloaded, Problem
 from service.origin import Origin, origin_of
 from service.snapshot import Target
 from service.state import Service
+from service.tracing import RequestTrace, trace_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +29,7 @@ class Computed:
         origin: Where they come from, as the request says.
         began: When the work began, on `time.perf_counter`.
         seconds: From there until the vectors were there.
+        trace: Of the request, if there is one.
     """
 
     target: Target
@@ -37,6 +39,7 @@ class Computed:
     origin: Origin
     began: float
     seconds: float
+    trace: RequestTrace | None = None
 
     @property
     def characters(self) -> int:
@@ -59,6 +62,7 @@ async def compute(
             a deadline header that is no number of milliseconds, or a segment that is none.
     """
     began = time.perf_counter()
+    trace = trace_of(request)
     allowed = given(request)
     origin = origin_of(request, user)
     service.rates.admit(request.scope.get(CALLER), len(texts))
@@ -69,6 +73,7 @@ async def compute(
             lora=target.lora,
             gone=request.is_disconnected,
             deadline=None if allowed is None else left(request, allowed),
+            trace=trace,
         )
         vectors = await target.apply(cost.vectors, service.threads.encode)
     except (InputRefused, Overloaded, ClientGone, Problem):
@@ -77,4 +82,7 @@ async def compute(
         service.rollouts.failed(target)
         raise
     service.recorder.texts(target.family, len(texts), cost.tokens, cost.truncated)
-    return Computed(target, vectors, cost, texts, origin, began, time.perf_counter() - began)
+    computed = Computed(target, vectors, cost, texts, origin, began, time.perf_counter() - began, trace)
+    if trace is not None:
+        trace.answered(computed)
+    return computed

@@ -53,8 +53,8 @@ class Edge:
         finally:
             self.recorder.in_flight -= 1
             seconds = time.perf_counter() - started
-            route = _route(scope)
-            self.recorder.request(route, _method(scope), status or NOT_ANSWERED, seconds)
+            route = route_of(scope)
+            self.recorder.request(route, method_of(scope), status or NOT_ANSWERED, seconds)
             if route not in QUIET:
                 log.debug("request", route=route, status=status, seconds=round(seconds, 4), request_id=request_id)
 
@@ -97,14 +97,15 @@ def _request_id(scope: Scope) -> str:
     return f"{random.getrandbits(64):016x}"  # names a log line; nothing rests on its being hard to guess
 
 
-def _route(scope: Scope) -> str:
+def route_of(scope: Scope) -> str:
     """The template of the route that answered, never the path itself: paths are unbounded and may hold anything."""
     context: Any = scope.get("fastapi", {})
     route = scope.get("route") or (context.get("route") if isinstance(context, dict) else None)
     return str(getattr(route, "path", "unmatched"))
 
 
-def _method(scope: Scope) -> str:
+def method_of(scope: Scope) -> str:
+    """The method, if it is one of HTTP's own; callers may send any word."""
     method = str(scope["method"])
     return method if method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS") else "other"
 
@@ -113,4 +114,4 @@ def _log_unforeseen(error: Exception, scope: Scope) -> None:
     frames = traceback.extract_tb(error.__traceback__)[-6:]
     places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno} {frame.name}" for frame in frames]
     request_id = scope.get("request_id")
-    log.error("request_failed", route=_route(scope), error=type(error).__name__, places=places, request_id=request_id)
+    log.error("request_failed", route=route_of(scope), error=type(error).__name__, places=places, request_id=request_id)

@@ -25,6 +25,7 @@ from service.recorder import ServingRecorder
 from service.shared_cache import SharedCache
 from service.threads import Pool
 from service.tickets import Ticket
+from service.tracing import RequestTrace, trace_batch
 
 log = structlog.get_logger()
 
@@ -165,6 +166,7 @@ class Embedder:
         lora: Lora | None = None,
         gone: Gone | None = None,
         deadline: float | None = None,
+        trace: RequestTrace | None = None,
     ) -> Embedded:
         """Vectors of texts, in their order.
 
@@ -172,6 +174,7 @@ class Embedder:
             lora: The adapter the vectors are computed under; None for the backbone's own.
             gone: Tells whether the caller has left; asked now and then while waiting.
             deadline: Seconds the caller gives; None takes the service's own.
+            trace: Of the request, if there is one.
 
         Raises:
             EmptyText, TextTooLong: With the index of the text.
@@ -182,10 +185,14 @@ class Embedder:
         """
         allowed = self.deadline_seconds if deadline is None else min(deadline, self.deadline_seconds)
         ticket = Ticket(len(texts), self.dimension, allowed)
+        ticket.trace = trace
         missing = self._from_cache(ticket, texts, self._base_salt if lora is None else self._salt(lora), truncate)
+        local = len(texts) - len(missing)
         if missing and self._shared is not None:
             missing = await self._from_shared(self._shared, ticket, missing, truncate)
         cached = len(texts) - len(missing)
+        if trace is not None:
+            trace.looked_up(len(texts), local, cached - local)
         if missing:
             await self._board(ticket, texts, missing, truncate, lora)
             if ticket.remaining:
@@ -193,6 +200,8 @@ class Embedder:
                     await self._wait(ticket, gone, exact=deadline is not None)
                 finally:
                     self._leave(ticket)
+                    if trace is not None:
+                        trace.left()
         return Embedded(
             ticket.rows,
             ticket.tokens,
@@ -323,6 +332,8 @@ class Embedder:
         """Wait for the ticket's texts; the sweep ends a wait that lasts too long, or for nobody."""
         ticket.gone = gone
         timer = None
+        if ticket.trace is not None:
+            ticket.trace.queued(time.monotonic())
         if exact:  # a deadline that the caller set is not left to the next sweep
             loop = asyncio.get_running_loop()
             timer = loop.call_later(max(0.0, ticket.give_up - time.monotonic()), self._expire, ticket)
@@ -367,6 +378,8 @@ class Embedder:
     def _deliver(self, landed: Landed) -> None:
         """Take computed texts from the batcher: cache them and fill the rows of everyone who waits."""
         computed: list[tuple[bytes, Entry]] = []
+        if traces := [t.trace for flight in landed.flights for t, _ in flight.waiters if t.trace is not None]:
+            trace_batch(traces, landed)
         for flight, vector in zip(landed.flights, landed.vectors, strict=True):
             if self._flights.get(flight.key) is flight:
                 del self._flights[flight.key]

@@ -54,6 +54,7 @@ _CODES = {
     405: "method_not_allowed",
     409: "conflict",
     413: "too_large",
+    415: "unsupported_media_type",
     422: "invalid_value",
     429: "overloaded",
     500: "internal_error",

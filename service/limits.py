@@ -17,7 +17,10 @@ _PROXIED_PREFIX = b"x-forwarded-"
 
 
 class BodyLimit:
-    """Answers 413 to a body over the limit, by its Content-Length or, for a chunked one, by counting what arrives."""
+    """Answers 413 to a body over the limit, by its Content-Length or, for a chunked one, by counting what arrives.
+
+    A compressed body gets 415 unread: nothing here unpacks one, so none can unpack to more than it seems.
+    """
 
     def __init__(self, app: ASGIApp, *, limit: int, upload_limit: int) -> None:
         self.app = app
@@ -30,8 +33,11 @@ class BodyLimit:
             return
         limit = self.upload_limit if scope["path"].startswith(UPLOADS) else self.limit
         for name, value in scope["headers"]:
-            if name == b"content-length" and (not value.isdigit() or int(value) > limit):
+            if name == b"content-length" and (not value.isdigit() or len(value) > 18 or int(value) > limit):
                 await _too_large(limit).response()(scope, receive, send)
+                return
+            if name == b"content-encoding" and value.strip().lower() not in (b"", b"identity"):
+                await _encoded().response()(scope, receive, send)
                 return
         received = 0
 
@@ -49,6 +55,11 @@ class BodyLimit:
 
 def _too_large(limit: int) -> Problem:
     return Problem(413, f"The body is too large; the limit is {limit} bytes.", code="body_too_large")
+
+
+def _encoded() -> Problem:
+    message = "Send the body as it is: compressed bodies (Content-Encoding) are not taken."
+    return Problem(415, message, code="content_encoding", headers={"Accept-Encoding": "identity"})
 
 
 class LocalOnly:

@@ -72,18 +72,17 @@ def embedding_request(body: bytes, max_inputs: int) -> EmbeddingRequest:
     user = value.get("user")
     if user is not None and not isinstance(user, str):
         raise invalid("user", "must be a string")
-    if encoding is None and "embedding_type" in value:
-        encoding = _embedding_type(value["embedding_type"])
+    other = _embedding_type(value.get("embedding_type"))
     if value.get("normalized") is False:
         raise invalid("normalized", UNIT_LENGTH)
     if value.get("late_chunking"):
         raise invalid("late_chunking", "is not supported: each text is embedded by itself")
-    dimensions = dimensions_of(value)
+    dimensions, other_dimensions = dimensions_of(value), dimensions_of(value, "output_dimension")
     return EmbeddingRequest(
         model=_model(value),
         texts=texts_of(value, "input", max_inputs),
-        base64=encoding == "base64",
-        dimensions=dimensions_of(value, "output_dimension") if dimensions is None else dimensions,
+        base64=(encoding or other) == "base64",
+        dimensions=other_dimensions if dimensions is None else dimensions,
         truncate=truncate_of(value),
         prompt=prompt_choice(value),
         user=user,
@@ -116,8 +115,8 @@ def neighbors_request(body: bytes, max_inputs: int, max_k: int, max_neighbors: i
         Problem: 400, 413 or 422.
     """
     value = body_object(body)
-    k = value.get("k", 10)
-    if type(k) is not int or not 1 <= k <= max_k:
+    k = whole(value.get("k", 10))
+    if k is None or not 1 <= k <= max_k:
         raise invalid("k", f"must be an integer from 1 to {max_k}")
     texts = texts_of(value, "input", max_inputs)
     asked = NeighborsRequest(_model(value), texts, k, truncate_of(value), prompt_choice(value))
@@ -169,10 +168,32 @@ def dimensions_of(value: dict[str, Any], name: str = "dimensions") -> int | None
     Raises:
         Problem: 422 when it is not a positive integer.
     """
-    dimensions = value.get(name)
-    if dimensions is not None and (type(dimensions) is not int or dimensions < 1):
+    return count_of(value, name)
+
+
+def count_of(value: dict[str, Any], name: str) -> int | None:
+    """A number of things, None where it is left open.
+
+    Raises:
+        Problem: 422 when it is not a positive integer.
+    """
+    given = value.get(name)
+    if given is None:
+        return None
+    count = whole(given)
+    if count is None or count < 1:
         raise invalid(name, "must be an integer of at least 1")
-    return dimensions
+    return count
+
+
+def whole(value: Any) -> int | None:
+    """The whole number that a JSON value is, 10.0 included as JSON makes no difference; None for anything else.
+
+    Beyond 2**53 - 1 neighbours cannot be told apart as JSON numbers (RFC 8259), and nothing here is as many.
+    """
+    if type(value) is float and value.is_integer():
+        value = int(value)
+    return value if type(value) is int and abs(value) < 2**53 else None
 
 
 def texts_of(value: dict[str, Any], name: str, max_inputs: int) -> list[str]:

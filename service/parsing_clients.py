@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from service.errors import Problem, invalid
-from service.parsing import UNIT_LENGTH, body_object, dimensions_of, texts_of, truncate_of
+from service.parsing import UNIT_LENGTH, body_object, count_of, dimensions_of, texts_of, truncate_of
 from service.prompts import PromptChoice, prompt_choice
 
 
@@ -168,7 +168,10 @@ def rerank_request(body: bytes, max_inputs: int) -> RerankRequest:
         Problem: 400, 413 or 422.
     """
     value = body_object(body)
-    tei = "texts" in value and "documents" not in value
+    if "texts" in value and "documents" in value:
+        raise invalid("texts", "and documents mean the same: send one of them")
+    tei = "texts" in value
+    flags = {name: _flag(value, name) for name in ("return_text", "return_documents")}
     for name in ("rank_fields", "relevant_spans"):
         if value.get(name) not in (None, ["text"]):
             raise invalid(name, "is not supported: a document is one text")
@@ -177,9 +180,9 @@ def rerank_request(body: bytes, max_inputs: int) -> RerankRequest:
         model=_model(value),
         query=_text(value, "query"),
         documents=texts_of(value, "texts" if tei else "documents", max_inputs),
-        top_n=_count(value, "top_n"),
-        return_documents=_flag(value, "return_text" if tei else "return_documents"),
-        max_tokens=_count(value, "max_tokens_per_doc"),
+        top_n=count_of(value, "top_n"),
+        return_documents=flags["return_text" if tei else "return_documents"],
+        max_tokens=count_of(value, "max_tokens_per_doc"),
         truncate=truncate_of(value),
         raw=_flag(value, "raw_scores") is True,
     )
@@ -194,11 +197,12 @@ def cohere_embed_request(body: bytes, max_inputs: int) -> CohereEmbedRequest:
     value = body_object(body)
     if value.get("images"):
         raise invalid("images", "are not supported: this server embeds text")
-    types = value.get("embedding_types") or ["float"]
+    types = value.get("embedding_types")
+    types = ["float"] if types is None or types == [] else types
     if not isinstance(types, list) or not all(one in ("float", "base64") for one in types):
         raise invalid("embedding_types", 'may hold "float" and "base64"')
-    if value.get("texts") is None and isinstance(value.get("inputs"), list):
-        value["texts"] = [_joined(index, item) for index, item in enumerate(value["inputs"])]
+    if "inputs" in value:
+        value["texts"] = _parts(value)
     model = _model(value)
     if model is None:
         raise invalid("model", "is required and must be a string")
@@ -207,10 +211,20 @@ def cohere_embed_request(body: bytes, max_inputs: int) -> CohereEmbedRequest:
         texts=texts_of(value, "texts", max_inputs),
         types=types,
         dimensions=dimensions_of(value, "output_dimension"),
-        max_tokens=_count(value, "max_tokens"),
+        max_tokens=count_of(value, "max_tokens"),
         truncate=truncate_of(value),
         prompt=prompt_choice(value),
     )
+
+
+def _parts(value: dict[str, Any]) -> list[str]:
+    """The texts of Cohere's `inputs`, which stand in the place of `texts`."""
+    if value.get("texts") is not None:
+        raise invalid("inputs", "and texts mean the same: send one of them")
+    inputs = value["inputs"]
+    if not isinstance(inputs, list):
+        raise invalid("inputs", "must be a list")
+    return [_joined(index, item) for index, item in enumerate(inputs)]
 
 
 def _joined(index: int, item: Any) -> str:
@@ -245,13 +259,6 @@ def _flag(value: dict[str, Any], name: str) -> bool | None:
     if flag is not None and not isinstance(flag, bool):
         raise invalid(name, "must be true or false")
     return flag
-
-
-def _count(value: dict[str, Any], name: str) -> int | None:
-    count = value.get(name)
-    if count is not None and (type(count) is not int or count < 1):
-        raise invalid(name, "must be an integer of at least 1")
-    return count
 
 
 def _left(value: dict[str, Any]) -> bool:

@@ -41,7 +41,8 @@ def prompt_choice(value: Mapping[str, Any]) -> PromptChoice:
     Raises:
         Problem: 422 when one is not a string.
     """
-    name, purpose = _string(value, "prompt_name"), _string(value, "input_type") or _string(value, "task")
+    name, input_type, task = (_string(value, field) for field in ("prompt_name", "input_type", "task"))
+    purpose = input_type or task
     if name is None and purpose is None:
         return NO_CHOICE
     return PromptChoice(name, () if purpose is None else _PURPOSES.get(purpose, (purpose,)))

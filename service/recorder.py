@@ -92,6 +92,7 @@ class ServingRecorder:
             self.metrics.jobs.labels(state).set(now.jobs.get(state, 0))
         for (adapter, end), at in now.job_ends.items():
             self.metrics.last_job_timestamp.labels(adapter, end.value).set(at.timestamp())
+        self.metrics.job_recoveries.set(now.job_recoveries)
         for name, view in now.adapters.items():
             old = before.adapters.get(name)
             was = old.serving.digest if old is not None and old.serving is not None else None

@@ -44,13 +44,17 @@ class Limits:
 
 @dataclass(frozen=True, slots=True)
 class Cause:
-    """What asks: `key` and `begins` name it each time it comes, 1 to 128 and 1 to 64 printable ASCII characters."""
+    """What asks: `key` and `begins` name it each time it comes, 1 to 128 and 1 to 64 printable ASCII characters.
+
+    traceparent: Of the request that brought it, if that is traced.
+    """
 
     adapter: str
     key: str
     begins: str
     by: str
     reason: str
+    traceparent: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,8 +115,9 @@ def _queue(session: Any, cause: Cause, limits: Limits, advice: Callable[[Any], A
     _hold_back(session, cause.adapter, limits)
     try:
         job = request_retrain(
-            session, adapter=cause.adapter, dataset=dataset, recipe=recipe.to_dict(), by=cause.by, reason=cause.reason
-        )
+            session, adapter=cause.adapter, dataset=dataset, recipe=recipe.to_dict(), by=cause.by, reason=cause.reason,
+            traceparent=cause.traceparent,
+        )  # fmt: skip
     except JobWaiting as waiting:
         return Outcome("waiting", waiting.job_id)
     except (NotFound, Conflict):

@@ -38,6 +38,7 @@ from service.errors import Overloaded, Problem
 from service.rollout_work import Answered, Mirrored, measure
 from service.snapshot import LoadedVersion, Snapshot, Target
 from service.threads import Threads
+from service.tracing import traced_comparison
 
 if TYPE_CHECKING:  # compute needs the state, which needs this file
     from service.compute import Computed
@@ -191,6 +192,7 @@ class Rollouts:
                 seconds=computed.seconds,
                 inference=computed.cost.inference_seconds,
                 whole=count == wanted and not computed.cost.cached,
+                trace=computed.trace,
             )
         )
 
@@ -250,10 +252,11 @@ class Rollouts:
             return
         if followed.comparer is None and live.reference is not None and candidate.reference is not None:
             followed.comparer = await self._threads.compare(Comparer, live.reference, candidate.reference)
-        mirrored = [one for answered in taken if (one := await self._mirror(followed, answered, live)) is not None]
-        found = await self._threads.compare(
-            measure, mirrored, live, candidate, followed.comparer, followed.rules.max_latency_ratio
-        )
+        with traced_comparison((one.trace for one in taken), followed.rollout.name):
+            mirrored = [one for answered in taken if (one := await self._mirror(followed, answered, live)) is not None]
+            found = await self._threads.compare(
+                measure, mirrored, live, candidate, followed.comparer, followed.rules.max_latency_ratio
+            )
         followed.tally += found
         followed.recorder.compared(found.observations, found.failures)
 

@@ -12,6 +12,7 @@ from encoder.adapters import Head
 from monitoring.disagreement import Comparer
 from monitoring.tally import Tally
 from service.snapshot import LoadedVersion
+from service.tracing import RequestTrace
 
 log = structlog.get_logger()
 
@@ -31,6 +32,7 @@ class Answered:
         part: Which share of the request's texts they are, in (0, 1].
         seconds, inference: What the request took, and the run of the backbone in it; 0 where all came from the cache.
         whole: Whether all texts were chosen and none came from the cache, so that a run of its own can be compared.
+        trace: Of the request, if there is one.
     """
 
     by_candidate: bool
@@ -41,6 +43,7 @@ class Answered:
     seconds: float
     inference: float
     whole: bool
+    trace: RequestTrace | None = None
 
 
 @dataclass(frozen=True, slots=True, eq=False)

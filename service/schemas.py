@@ -1,26 +1,58 @@
 """The shapes of the API: pydantic models for the admin routes, and OpenAPI documents of the routes written by hand."""
 
-from datetime import datetime
-from typing import Any, Literal
+import re
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AwareDatetime, BaseModel, BeforeValidator, ConfigDict, Field, Strict, model_validator
 
 from registry.keys import MAX_RETAIN_DAYS, Scope
 from registry.quotas import MOST
 from service.origin import PARAMETERS
 
+MOST_EXACT = 2**53 - 1
+"""The largest whole number that JSON holds exactly everywhere."""
+NAME_PATTERN = "^[a-z0-9][a-z0-9._-]{0,63}$"
+MODEL_PATTERN = "^[A-Za-z0-9][A-Za-z0-9._-]{0,63}(@[1-9][0-9]{0,8})?$"
+
+
+def _written(value: object) -> object:
+    if not isinstance(value, str) or not _DATE.match(value):
+        raise ValueError("must be a moment such as 2030-01-31T12:00:00Z")
+    return value
+
+
+_DATE = re.compile(r"\d{4}-\d\d-\d\d[Tt ]")
+Moment = Annotated[AwareDatetime, Strict(False), BeforeValidator(_written)]
+"""A moment with a time zone as RFC 3339 writes it; a number of seconds is refused, not guessed at."""
+
 
 class Body(BaseModel):
-    """A request body; a misspelt field is refused rather than ignored."""
+    """A request body; a misspelt field is refused rather than ignored, and "1" is no number."""
 
-    model_config = ConfigDict(extra="forbid")
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole(cls, value: object) -> object:
+        """10.0 is a whole number in JSON."""
+        return {name: _exact(item) for name, item in value.items()} if isinstance(value, dict) else value
+
+
+def _exact(value: object) -> object:
+    return int(value) if isinstance(value, float) and value.is_integer() and abs(value) <= MOST_EXACT else value
 
 
 class RetrainRequest(Body):
     """What to fit, on which rows, and how."""
 
-    adapter: str = Field(description="Name of the adapter; made by the job if it does not exist.")
-    dataset: str = Field(description="Name of a dataset; its newest revision, or `name@revision`.")
+    adapter: str = Field(
+        description="Name of the adapter; made by the job if it does not exist.",
+        json_schema_extra={"pattern": NAME_PATTERN},
+    )
+    dataset: str = Field(
+        description="Name of a dataset; its newest revision, or `name@revision`.",
+        json_schema_extra={"pattern": MODEL_PATTERN},
+    )
     recipe: dict[str, Any] = Field(default_factory=dict, description="Recipe fields that differ from the defaults.")
     reason: str | None = Field(None, max_length=200, description="Why, for the record.")
 
@@ -68,12 +100,15 @@ class RolloutEndRequest(Body):
     force: bool = Field(False, description="Promote a version that the gate rejected.")
 
 
+_Scope = Annotated[Scope, Strict(False)]
+
+
 class KeyRequest(Body):
     """A key to make."""
 
     name: str = Field(min_length=1, max_length=80, description="Whose key it is.")
-    scopes: set[Scope] = Field(min_length=1, description="What it may do; admin implies the rest.")
-    expires_at: datetime | None = Field(None, description="When it ends; with a time zone.")
+    scopes: list[_Scope] = Field(min_length=1, description="What it may do; admin implies the rest.")
+    expires_at: Moment | None = Field(None, description="When it ends; with a time zone.")
     retain_texts_days: int | None = Field(
         None, ge=1, le=MAX_RETAIN_DAYS, description="Days for which texts sent with it are kept; none by default."
     )
@@ -120,32 +155,60 @@ _MEANING = {
     404: "Unknown",
     409: "Conflict",
     413: "Too large",
+    415: "A compressed body",
     422: "Invalid",
     429: "Too much is waiting; see Retry-After",
     503: "Not ready; see Retry-After",
     504: "Deadline passed",
 }
 
-_TEXTS = {
-    "oneOf": [
-        {"type": "string", "minLength": 1},
-        {"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": 2048},
-    ],
-    "description": "One text or a list of texts. Token ids are refused.",
+TEXT: dict[str, Any] = {"type": "string", "minLength": 1, "pattern": r"\S"}
+"""A text as every route takes it: not blank."""
+ONE_TEXT: dict[str, Any] = {
+    "anyOf": [TEXT, {"type": "object", "properties": {"text": TEXT}, "required": ["text"]}],
+    "description": "A string, or Jina's and Cohere's object with a text.",
 }
-_MODEL = {"type": "string", "description": "A backbone, an adapter (its live version), or adapter@version."}
-_TRUNCATE = {
-    "oneOf": [{"type": "boolean"}, {"enum": ["END", "NONE"]}],
-    "description": "Cut texts over the limit instead of refusing the request; Cohere's END is true and NONE false.",
+
+
+def texts(most: int | None = None) -> dict[str, Any]:
+    """One text or a list of them, of at most so many."""
+    many: dict[str, Any] = {"type": "array", "items": ONE_TEXT, "minItems": 1}
+    many |= {} if most is None else {"maxItems": most}
+    return {"anyOf": [TEXT, many], "description": "One text or a list of texts. Token ids are refused."}
+
+
+_TEXTS = texts(2048)
+_MODEL = {
+    "type": "string",
+    "minLength": 1,
+    "description": "A backbone, an adapter (its live version), or adapter@version.",
 }
-_PROMPT = {
-    "prompt_name": {"type": "string", "description": "Prompt of the backbone, by name, put in front of each text."},
+TRUNCATE: dict[str, Any] = {
+    "enum": [True, False, "END", "NONE", None],
+    "description": "Cut texts over the limit instead of refusing the request; Cohere's END is true and NONE false; "
+    "unset: the setting truncate.",
+}
+_DIMENSIONS: dict[str, Any] = {
+    "type": ["integer", "null"],
+    "minimum": 1,
+    "maximum": MOST_EXACT,
+    "description": "Cut to these and scale to unit length.",
+}
+_FORMAT: dict[str, Any] = {"enum": ["float", "base64", None]}
+PROMPT: dict[str, Any] = {
+    "prompt_name": {
+        "type": ["string", "null"],
+        "description": "Prompt of the backbone, by name, put in front of each text.",
+    },
     "input_type": {
-        "type": "string",
+        "type": ["string", "null"],
         "description": "What the texts are for (query, document, search_query, ...): the backbone's prompt for that, "
         "where it has one.",
     },
-    "task": {"type": "string", "description": "Jina's name of input_type: retrieval.query, retrieval.passage, ..."},
+    "task": {
+        "type": ["string", "null"],
+        "description": "Jina's name of input_type: retrieval.query, retrieval.passage, ...",
+    },
 }
 _USAGE = {
     "type": "object",
@@ -166,7 +229,7 @@ _VERSION_HEADER = {
 def _document(
     properties: dict[str, Any], required: list[str], answer: dict[str, Any], example: dict[str, Any]
 ) -> dict[str, Any]:
-    body = {"type": "object", "properties": {**properties, **_PROMPT}, "required": required}
+    body = {"type": "object", "properties": {**properties, **PROMPT}, "required": required}
     return {
         "parameters": [*PARAMETERS],
         "requestBody": {"required": True, "content": {"application/json": {"schema": body, "example": example}}},
@@ -184,12 +247,15 @@ EMBEDDINGS = _document(
     {
         "model": _MODEL,
         "input": _TEXTS,
-        "encoding_format": {"type": "string", "enum": ["float", "base64"], "default": "float"},
-        "dimensions": {"type": "integer", "minimum": 1, "description": "Cut to these and scale to unit length."},
-        "truncate": _TRUNCATE,
-        "user": {"type": "string"},
-        "embedding_type": {"enum": ["float", "base64"], "description": "Jina's name of encoding_format."},
-        "output_dimension": {"type": "integer", "minimum": 1, "description": "Voyage's name of dimensions."},
+        "encoding_format": {**_FORMAT, "default": "float"},
+        "dimensions": _DIMENSIONS,
+        "truncate": TRUNCATE,
+        "user": {"type": ["string", "null"]},
+        "embedding_type": {
+            "anyOf": [_FORMAT, {"type": "array", "items": _FORMAT, "minItems": 1, "maxItems": 1}],
+            "description": "Jina's name of encoding_format.",
+        },
+        "output_dimension": {**_DIMENSIONS, "description": "Voyage's name of dimensions."},
     },
     ["model", "input"],
     {
@@ -222,7 +288,7 @@ SIMILARITY = _document(
         "a": _TEXTS,
         "b": _TEXTS,
         "mode": {"type": "string", "enum": ["pairs", "matrix"], "default": "pairs"},
-        "truncate": _TRUNCATE,
+        "truncate": TRUNCATE,
     },
     ["model", "a", "b"],
     {
@@ -242,7 +308,7 @@ NEIGHBORS = _document(
         "model": {**_MODEL, "description": "An adapter, or adapter@version: what has a reference."},
         "input": _TEXTS,
         "k": {"type": "integer", "minimum": 1, "maximum": 100, "default": 10},
-        "truncate": _TRUNCATE,
+        "truncate": TRUNCATE,
     },
     ["model", "input"],
     {

@@ -12,6 +12,7 @@ from types import FrameType
 import structlog
 import uvicorn
 
+from monitoring.errors import TracingUnusable
 from service import logs
 from service.app import create_app
 from service.errors import ServiceError
@@ -34,13 +35,13 @@ def run(settings: Settings, *, on_listening: Callable[[str], None] | None = None
         on_listening: Called once with the address, such as `http://127.0.0.1:8080`, when requests are taken.
 
     Raises:
-        ServeRefused: No key exists and the address is not loopback, the port cannot be had, or the shared cache is
-            configured in a way that cannot work.
+        ServeRefused: No key exists and the address is not loopback, the port cannot be had, or the shared cache or
+            tracing is configured in a way that cannot work.
         RegistryError: The registry cannot be opened.
     """
     try:
         app = create_app(settings)
-    except CacheUnusable as error:
+    except (CacheUnusable, TracingUnusable) as error:
         raise ServeRefused(str(error)) from None
     service: Service = app.state.service
     try:

@@ -177,6 +177,11 @@ class Settings(BaseSettings):
 
     drain_seconds: float = Field(0.0, ge=0, description="Pause between /readyz going off and the port closing.")
     shutdown_seconds: int = Field(30, ge=1, description="How long requests under way may still take at a stop.")
+    tracing: Literal["auto", "on", "off"] = Field(
+        "auto",
+        description="Whether OpenTelemetry traces are sent; auto: where OTEL_EXPORTER_OTLP_ENDPOINT names a collector. "
+        "Needs the extra `trace`.",
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Lowest level of log lines.")
     log_format: Literal["auto", "json", "console"] = Field("auto", description="auto: console on a terminal.")
 

@@ -81,8 +81,8 @@ class AdapterView:
 class Snapshot:
     """Everything that can be asked for, at one moment. The first backbone is the default.
 
-    `jobs` counts the unfinished jobs by state; `job_ends` tells when an adapter's last job that ended in a state did
-    so; `rollouts` are those that have not ended.
+    `jobs` counts the unfinished jobs by state, `job_recoveries` how often a job outlived its worker; `job_ends` tells
+    when an adapter's last job that ended in a state did so; `rollouts` are those that have not ended.
     """
 
     backbones: Mapping[str, LoadedBackbone] = field(default_factory=dict)
@@ -90,6 +90,7 @@ class Snapshot:
     jobs: Mapping[str, int] = field(default_factory=dict)
     rollouts: tuple[Rollout, ...] = ()
     job_ends: Mapping[tuple[str, JobState], datetime] = field(default_factory=dict)
+    job_recoveries: int = 0
 
     def backbone_of(self, digest: str) -> LoadedBackbone | None:
         """The loaded backbone with this digest."""

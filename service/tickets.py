@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 from service.batching import Flight
 from service.cache import Entry
 from service.errors import EncodeFailed
+
+if TYPE_CHECKING:
+    from service.tracing import RequestTrace
 
 
 class Ticket:
@@ -23,6 +27,7 @@ class Ticket:
         keys: What each text is cached under, once they were looked up.
         flights: The texts under way that this request waits for.
         gone: Tells whether the caller has left.
+        trace: The request's trace, if there is one.
     """
 
     __slots__ = (
@@ -39,6 +44,7 @@ class Ticket:
         "since",
         "tokenize_seconds",
         "tokens",
+        "trace",
         "truncated",
     )
 
@@ -53,6 +59,7 @@ class Ticket:
         self.since = time.monotonic()
         self.give_up = self.since + allowed
         self.gone: Callable[[], Awaitable[bool]] | None = None
+        self.trace: RequestTrace | None = None
         self.tokenize_seconds = 0.0
         self.queue_seconds = 0.0
         self.inference_seconds = 0.0

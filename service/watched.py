@@ -22,6 +22,7 @@ import structlog
 from numpy.typing import NDArray
 
 from monitoring.alarms import Confirmation
+from monitoring.detectors import leading
 from monitoring.errors import MonitoringError
 from monitoring.evaluate import WindowReading
 from monitoring.metrics import Metrics
@@ -168,7 +169,7 @@ class Watched:
                     settled = self._doubtful[1].n
                 applied = monitor.apply(batch, self._replica, number)
                 for reading in applied.readings:
-                    readings.add(session, adapter=record.adapter, version=record.number, **_row(reading))
+                    readings.add(session, adapter=record.adapter, version=record.number, **_row(reading, monitor))
                 fresh = self._untrimmed + len(applied.readings)
                 # To find the oldest of ten thousand takes 20 ms, so a hundredth more may be there for a while.
                 if fresh * 100 >= self._keep:
@@ -315,9 +316,9 @@ def _state(monitor: Monitor) -> dict[str, Any]:
     return {"state": monitor.to_json(), "alarm_active": monitor.alarm_active}
 
 
-def _row(reading: WindowReading) -> dict[str, Any]:
-    """A reading as `readings.add` wants it: two headline figures first, no counts (`cells` has its own column), and the
-    neighbourhoods that moved only where an alarm needs explaining.
+def _row(reading: WindowReading, monitor: Monitor) -> dict[str, Any]:
+    """A reading as `readings.add` wants it: two headline figures first, few counts (`cells` has its own column), how
+    near an alarm the monitor was, and the neighbourhoods that moved only where an alarm needs explaining.
     """
     whole = reading.to_json()
     del whole["window"]
@@ -327,6 +328,8 @@ def _row(reading: WindowReading) -> dict[str, Any]:
         "novelty_rate": reading.statistic("novelty").value,
         "total_variation": reading.statistic("occupancy").effect,  # above what chance alone gives
         "novel": reading.window.novel,
+        "p_values": list(reading.window.p_values),
+        "evidence": {name: list(pair) for name, pair in leading(monitor).items()},
         **whole,
     }
     return {

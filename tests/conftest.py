@@ -2,11 +2,14 @@
 
 import contextlib
 import hashlib
+import http.server
 import importlib.metadata
 import os
 import shutil
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -101,3 +104,59 @@ def peft_folder(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]
         return folder
 
     return make
+
+
+class Collector:
+    """An OpenTelemetry collector of one's own: keeps what is posted to it."""
+
+    def __init__(self) -> None:
+        self.posts: list[tuple[str, bytes]] = []
+        collector = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                collector.posts.append((self.path, self.rfile.read(int(self.headers["content-length"]))))
+                self.send_response(200)
+                self.send_header("content-length", "0")
+                self.end_headers()
+
+            def log_message(self, *arguments: Any) -> None:
+                """Nothing: the tests read what was posted."""
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.05})
+        self._thread.start()
+
+    def spans(self) -> list[tuple[str, Any]]:
+        """(service.name, span) of everything that came, as the protocol has it."""
+        from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
+
+        found = []
+        for _, body in self.posts:
+            for group in ExportTraceServiceRequest.FromString(body).resource_spans:
+                names = {each.key: each.value.string_value for each in group.resource.attributes}
+                found += [(names["service.name"], span) for scope in group.scope_spans for span in scope.spans]
+        return found
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+
+@pytest.fixture
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Collector]:
+    """A collector that the standard variable names, for programs that the test starts."""
+    made = Collector()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", made.url)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Spans of programs in this process land in this exporter of the library's, once tracing is closed."""
+    memory = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter").InMemorySpanExporter()
+    monkeypatch.setattr("monitoring.tracing.otlp_exporter", lambda: memory)
+    return memory

@@ -6,10 +6,13 @@ import sys
 
 import structlog
 
+from monitoring.errors import TracingUnusable
+from monitoring.logs import take_over
 from registry.errors import RegistryError
 from registry.home import Home
 from training.errors import TrainingError
 from training.steps import Runtime
+from training.tracing import JobTraces
 from training.worker import run_worker
 
 
@@ -30,16 +33,22 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     structlog.configure(
         processors=[
+            structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
             structlog.processors.JSONRenderer(),
         ],
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
     )
-    runtime = Runtime(options.provider, options.precision, options.threads)
+    take_over("dbos")
     try:
-        run_worker(Home.at(options.data_dir, options.database_url), runtime, leashed=options.leash)
-    except (TrainingError, RegistryError) as error:
+        traces = JobTraces.open()
+        runtime = Runtime(options.provider, options.precision, options.threads, traces)
+        try:
+            run_worker(Home.at(options.data_dir, options.database_url), runtime, leashed=options.leash)
+        finally:
+            traces.close()
+    except (TrainingError, RegistryError, TracingUnusable) as error:
         print(f"driftline worker: {error}", file=sys.stderr)
         return 2
     return 0

@@ -5,7 +5,6 @@ from typing import Any
 
 from monitoring.recipe import Recipe
 from training import auto, problem
-from training.attempts import deaths
 from training.child import FitProcess
 from training.crash import crash_point
 from training.data import fit_problem
@@ -117,7 +116,7 @@ def _worth_trying(context: JobContext, recipe: Recipe, head: Mapping[str, Any]) 
         lora_budget_s=recipe.lora_budget_s or 0.0,
         left_s=recipe.time_budget_s - head["seconds"],
     )
-    if ruling.yes and context.folder.has(TASK) and deaths(context.job, context.folder) >= _MAX_DEATHS:
+    if ruling.yes and context.folder.has(TASK) and context.job.deaths >= _MAX_DEATHS:
         return auto.Ruling(False, "the worker died over the LoRA's fit, and the head was kept", ruling.figures)
     return ruling
 

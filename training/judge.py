@@ -38,7 +38,7 @@ def gate(context: JobContext) -> None:
     """Ask the gate for its verdict; that these rows were judged on once more is entered first."""
     parts, dataset = context.parts(), context.snapshot["dataset"]
     judged = gate_set_of(_rows(context), parts.judged)
-    with context.registry.writing() as session:
+    with context.registry.holding(context.job) as session:
         use = gate_uses.claim(
             session,
             judged,

@@ -123,6 +123,8 @@ def read_folder(folder: Path) -> PeftAdapter:
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
+        if not path.is_file():  # a pipe would be waited for without end
+            raise LoraRefused(f"{CONFIG} is missing or no plain file")
         if path.stat().st_size > _MAX_CONFIG:
             raise LoraRefused(f"{CONFIG} has more than {_MAX_CONFIG} bytes")
         config = json.loads(path.read_bytes())
@@ -154,8 +156,16 @@ def _require_plain(config: Mapping[str, Any]) -> None:
     _number(config.get("lora_alpha"), "lora_alpha")
     for name in ("rank_pattern", "alpha_pattern"):
         pattern = config.get(name) or {}
-        if not isinstance(pattern, dict) or not all(_PLAIN_PATTERN.fullmatch(key) for key in pattern):
+        if not isinstance(pattern, dict) or not all(map(_plain, pattern)):
             raise LoraRefused(f"{CONFIG}: {name} must give names of modules")
+
+
+def _plain(pattern: str) -> bool:
+    """Whether a pattern is one that may be matched, and a regular expression at all: backslashes can spoil it."""
+    try:
+        return _PLAIN_PATTERN.fullmatch(pattern) is not None and bool(re.compile(f"({pattern})"))
+    except re.error:
+        return False
 
 
 def _tensors(path: Path) -> dict[str, Pair]:
@@ -208,6 +218,6 @@ def _patterned(config: Mapping[str, Any], name: str, module: str, otherwise: Any
 
 
 def _number(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise LoraRefused(f"{CONFIG}: {name} is not a number")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= MAX_WEIGHT:
+        raise LoraRefused(f"{CONFIG}: {name} is not a number up to {MAX_WEIGHT:.0f}")
     return float(value)

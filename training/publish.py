@@ -72,12 +72,15 @@ def _manifest(context: JobContext) -> HeadManifest | LoraManifest:
 
 
 def publish(context: JobContext) -> None:
-    """Enter the version, in one transaction; repeating it gives the version that is there already."""
+    """Enter the version, in one transaction; repeating it gives the version that is there already.
+
+    That may be one that another worker fitted and published before it died: then its verdict is the job's.
+    """
     facts = context.snapshot
     verdict = context.folder.read_json("verdict.json")
     manifest = _manifest(context)
     champion = facts["champion"]
-    with context.registry.writing() as session:
+    with context.registry.holding(context.job) as session:
         version = versions.publish(
             session,
             adapter=context.job.adapter,
@@ -92,6 +95,7 @@ def publish(context: JobContext) -> None:
             verdict=verdict,
             rejected=verdict["outcome"] == Outcome.FAIL,
         )
+    context.folder.write_json("verdict.json", version.verdict)
     context.folder.write_json("version.json", {"number": version.number})
 
 
@@ -114,11 +118,10 @@ def promote(context: JobContext) -> None:
     """
     number = context.folder.read_json("version.json")["number"]
     outcome = context.folder.read_json("verdict.json")["outcome"]
-    champion = context.snapshot["champion"]
-    expected = None if champion is None else champion["number"]
     with context.registry.reading() as session:
         version = versions.get(session, context.job.adapter, number)
-    context.folder.write_json("promotion.json", _promotion(context, version, outcome, expected))
+    # Its parent is the champion that it was judged beside.
+    context.folder.write_json("promotion.json", _promotion(context, version, outcome, version.parent))
 
 
 def _promotion(context: JobContext, version: Version, outcome: str, expected: int | None) -> Mapping[str, Any]:
@@ -135,7 +138,7 @@ def _promotion(context: JobContext, version: Version, outcome: str, expected: in
         return _rolled_out(context, version, context.recipe.rollout, expected)
     if version.promoted_at is None and version.state is VersionState.CANDIDATE:
         try:
-            with context.registry.writing() as session:
+            with context.registry.holding(context.job) as session:
                 versions.promote(session, version.adapter, version.number, by=context.job.id, expect_live=expected)
         except Conflict:
             return {"promoted": False, "why": "another version went live meanwhile; promote it by hand if it is better"}
@@ -144,7 +147,7 @@ def _promotion(context: JobContext, version: Version, outcome: str, expected: in
 
 def _rolled_out(context: JobContext, version: Version, rules: Mapping[str, Any], live: int) -> Mapping[str, Any]:
     try:
-        with context.registry.writing() as session:
+        with context.registry.holding(context.job) as session:
             rollouts.start(
                 session,
                 version.adapter,

@@ -8,7 +8,7 @@ import structlog
 from encoder.errors import EncoderError
 from monitoring.errors import MonitoringError
 from registry import jobs, versions
-from registry.errors import NotFound, RegistryError, Unavailable
+from registry.errors import ClaimLost, NotFound, RegistryError, Unavailable
 from registry.states import JobState
 from training import artifact, fit_step, judge, publish, report_step, steps
 from training.crash import crash_point
@@ -21,6 +21,7 @@ log = structlog.get_logger()
 DONE: Final = "done"
 FAILED: Final = "failed"
 CANCELLED: Final = "cancelled"
+LOST: Final = "lost"
 
 WORK: Final[Mapping[str, Callable[[JobContext], None]]] = {
     "snapshot": steps.snapshot,
@@ -41,7 +42,7 @@ NAMES: Final = (*WORK, "finish")
 
 
 def run_step(context: JobContext, name: str) -> dict[str, str]:
-    """Do one step; the outcome as plain JSON: {"state": done | failed | cancelled, "error": ...}.
+    """Do one step; the outcome as plain JSON: {"state": done | failed | cancelled | lost, "error": ...}.
 
     An expected error tells its own message. Anything else tells its type alone, since its message could repeat a text
     of the dataset.
@@ -49,11 +50,17 @@ def run_step(context: JobContext, name: str) -> dict[str, str]:
     Raises:
         Unavailable: The registry's database is away; the step can be repeated.
     """
+    return context.runtime.traces.step(context.registry, context.job, name, lambda: _outcome(context, name))
+
+
+def _outcome(context: JobContext, name: str) -> dict[str, str]:
     crash_point(f"{name}.before")
     try:
         WORK[name](context)
     except JobCancelled as error:
         return {"state": CANCELLED, "error": str(error)}
+    except ClaimLost as error:
+        return {"state": LOST, "error": str(error)}
     except Unavailable:
         raise
     except (TrainingError, RegistryError, EncoderError, MonitoringError) as error:
@@ -73,9 +80,16 @@ def run_step(context: JobContext, name: str) -> dict[str, str]:
 
 
 def finish(context: JobContext, outcome: Mapping[str, str]) -> None:
-    """End the job as its last step ended, and delete its work folder; repeating it changes nothing."""
+    """End the job as its last step ended, and delete its work folder; repeating it changes nothing.
+
+    Of a job that is another worker's by now only the folder goes. Raises ClaimLost when that is seen only here.
+    """
     crash_point("finish.before")
     state = outcome["state"]
+    if state == LOST:
+        log.warning("retrain.lost", job=context.job.id, adapter=context.job.adapter, attempt=context.job.attempts)
+        context.folder.remove()
+        return
     with context.registry.reading() as session:
         ended = jobs.get(session, context.job.id).state.finished
     if not ended:
@@ -85,12 +99,13 @@ def finish(context: JobContext, outcome: Mapping[str, str]) -> None:
             end = JobState.CANCELLED if state == CANCELLED else JobState.FAILED
             abandon(context, end, None if end is JobState.CANCELLED else outcome["error"])
     context.folder.remove()
+    context.runtime.traces.ended(context.registry, context.job.id)
     crash_point("finish.after")
 
 
 def _succeed(context: JobContext) -> None:
     promotion = context.folder.read_json("promotion.json")
-    with context.registry.writing() as session:
+    with context.registry.holding(context.job) as session:
         jobs.finish(
             session,
             context.job.id,
@@ -105,7 +120,7 @@ def _succeed(context: JobContext) -> None:
 def abandon(context: JobContext, state: JobState, error: str | None) -> None:
     """End a job that did not come through; the verdict it had reached and a version it had published stay with it."""
     verdict = context.folder.read_json("verdict.json") if context.folder.has("verdict.json") else None
-    with context.registry.writing() as session:
+    with context.registry.holding(context.job) as session:
         published = versions.by_job(session, context.job.id)
         number = None if published is None else published.number
         jobs.finish(session, context.job.id, state, verdict=verdict, error=error, version=number)
@@ -113,12 +128,17 @@ def abandon(context: JobContext, state: JobState, error: str | None) -> None:
     log.info("retrain.ended", job=context.job.id, adapter=context.job.adapter, state=state.value)
 
 
+def job_of(folder: str) -> str:
+    """The job whose run a work folder is named after; the second run of a job in one home has the suffix ".2"."""
+    return folder.partition(".")[0]
+
+
 def sweep_folders(context_root: WorkFolder, is_finished: Callable[[str], bool]) -> int:
     """Delete work folders whose job has ended or is unknown; the number deleted."""
     removed = 0
     for path in sorted(context_root.path.glob("job_*")):
         try:
-            stale = is_finished(path.name)
+            stale = is_finished(job_of(path.name))
         except NotFound:
             stale = True
         if stale:

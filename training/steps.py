@@ -13,7 +13,7 @@ import numpy.typing as npt
 from encoder.encoder import Encoder
 from encoder.manifest import BackboneManifest, load_manifest_bytes
 from monitoring.recipe import Recipe
-from registry import backbones, datasets, jobs, versions
+from registry import backbones, claims, datasets, jobs, versions
 from registry.datasets import DatasetRevision
 from registry.jobs import Job
 from registry.names import parse_model
@@ -32,6 +32,7 @@ from training.generic import generic_texts
 from training.lora_task import settings_of
 from training.pretrained import find_pretrained
 from training.problem import Vectors
+from training.tracing import JobTraces
 from training.views import view_corpus
 from training.weights import HeadWeights
 
@@ -55,16 +56,20 @@ class ProcessKeeper(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """How base vectors are computed: execution provider, precision and threads, as `Encoder.open` takes them."""
+    """How base vectors are computed: execution provider, precision and threads, as `Encoder.open` takes them.
+
+    traces: Where the worker's spans go.
+    """
 
     provider: str = "auto"
     precision: str = "auto"
     threads: int | None = None
+    traces: JobTraces = field(default_factory=JobTraces, compare=False)
 
 
 @dataclass(eq=False)
 class JobContext:
-    """Everything a step needs: the registry, the job as it stood, its work folder, and how to tell of progress."""
+    """What a step needs: the registry, the job as it was taken up, its work folder, and how to tell of progress."""
 
     registry: Registry
     job: Job
@@ -128,10 +133,13 @@ class JobContext:
     def tell(
         self, step: str, share: float = 0.0, message: str | None = None, metrics: Mapping[str, Any] | None = None
     ) -> None:
-        """Write progress to the job: `share` of the step is done. Raises JobCancelled when it was asked to stop."""
+        """Write progress to the job: `share` of the step is done.
+
+        Raises JobCancelled when it was asked to stop, ClaimLost when it is another worker's by now.
+        """
         following = [at for at in BEGINS.values() if at > BEGINS[step]]
         fraction = BEGINS[step] + share * ((following or [1.0])[0] - BEGINS[step])
-        with self.registry.writing() as session:
+        with self.registry.holding(self.job) as session:
             told = jobs.progress(
                 session, self.job.id, step=step, fraction=round(fraction, 4), message=message, metrics=metrics
             )
@@ -144,10 +152,11 @@ class JobContext:
             self.tell(step, share, message)
 
     def check_cancel(self) -> None:
-        """Raise JobCancelled when the job was asked to stop; looks at most twice a second."""
+        """Look at most twice a second whether to go on. Raises as `tell`."""
         if time.monotonic() - self._looked >= _TELL_S:
             self._looked = time.monotonic()
             with self.registry.reading() as session:
+                claims.check(session, self.job)
                 self._stop_if(jobs.get(session, self.job.id).cancel_requested)
 
     def _stop_if(self, cancelled: bool) -> None:
@@ -164,7 +173,7 @@ def snapshot(context: JobContext) -> None:
     job = context.job
     context.folder.create()
     context.tell("snapshot", 0.0, "reading the dataset")
-    with context.registry.writing() as session:
+    with context.registry.holding(context.job) as session:
         dataset = datasets.get(session, job.dataset, job.revision)
         # Before the adapter is made: a job that cannot run leaves no empty adapter behind.
         recipe = Recipe.from_mapping(job.recipe).resolved(RowKind(dataset.kind))

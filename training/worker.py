@@ -1,9 +1,11 @@
-"""The worker program: takes queued jobs out of the registry and runs them, one at a time, through the durable engine.
+"""The worker program: takes jobs out of the registry and runs them, one at a time, through the durable engine.
 
-`python -m training worker --data-dir DIR`. Killed at any moment, it resumes at the next start where it was.
+`python -m training worker --data-dir DIR`. Killed at any moment, it resumes at the next start where it was, unless
+another worker of the registry has begun the job anew by then.
 """
 
 import contextlib
+import dataclasses
 import os
 import secrets
 import signal
@@ -16,18 +18,18 @@ from typing import TypeVar
 
 import structlog
 
-from registry import jobs
-from registry.errors import Conflict, NotFound, Unavailable
+from registry import claims, jobs
+from registry.errors import ClaimLost, Conflict, NotFound, Unavailable
 from registry.home import Home
 from registry.jobs import Job, JobState
 from registry.lock import FileLock
 from registry.registry import Registry
 from training import leash, retrain
-from training.attempts import deaths, note_pause
 from training.child import FitProcess
 from training.engine import Engine, Standing
 from training.errors import WorkerRefused
 from training.files import WorkFolder
+from training.presence import Presence
 from training.steps import JobContext, Runtime
 
 log = structlog.get_logger()
@@ -43,6 +45,9 @@ PATIENCE_S = 600.0
 # Deaths of its worker after which a job is not taken up again; stops are none.
 MAX_RECOVERY_ATTEMPTS = 3
 WORKER_ID = "worker.id"
+# Silence of a worker after which others take its job up, in seconds.
+TAKE_OVER_S = 60.0
+LEAST_TAKE_OVER_S = 2.0
 # Who asks whether a worker runs holds its lock for a moment.
 _LOCK_TRIES = 5
 _LOCK_PAUSE_S = 0.2
@@ -51,24 +56,36 @@ _AUDIT_EVERY = 4
 
 
 class Worker:
-    """One worker of a home. `run` blocks until it is told to stop."""
+    """One worker of a home. `run` blocks until it is told to stop.
 
-    def __init__(self, home: Home, runtime: Runtime) -> None:
+    Args:
+        home: Whose registry it works for, and where it keeps its files.
+        runtime: How base vectors are computed.
+        take_over_s: Seconds of another worker's silence after which this one takes its job up, and of this one's after
+            which it has to expect that of others; at least 2.
+    """
+
+    def __init__(self, home: Home, runtime: Runtime, take_over_s: float = TAKE_OVER_S) -> None:
         self._home = home
         self._runtime = runtime
+        self._take_over_s = take_over_s
         self._stop = threading.Event()
         self._handed: set[str] = set()
         self._active: str | None = None
+        self._taken: Job
+        self._folder: WorkFolder
+        self._replaced = False
         self._child: FitProcess | None = None
         self._guard = threading.Lock()
         self._registry: Registry
         self._engine: Engine
+        self._presence: Presence
 
     def run(self) -> None:
         """Work until SIGTERM, SIGINT or `stop`.
 
         Raises:
-            WorkerRefused: Another worker owns the home.
+            WorkerRefused: Another worker owns the home, or was started under this one's name.
             RegistryError: The registry cannot be opened.
         """
         self._registry = self._home.registry()
@@ -81,24 +98,32 @@ class Worker:
             )
         self._engine = Engine(
             self._home.jobs_url,
-            executor_name(self._home),
             tuple(retrain.WORK),
             begin=self._begin,
             run_step=self._run_step,
             finish=self._finish,
         )
         self._sweep_folders()
+        name = executor_name(self._home)
+        self._presence = Presence(self._registry, name, self._take_over_s, self._give_way)
+        self._presence.enter()
         self._engine.launch()
         log.info("worker.started", data_dir=str(self._home.data_dir))
         code = 1
         try:
             self._loop()
-            code = 0
+            code = 2 if self._replaced else 0
         finally:
             self._leave(lock, code)
+        if self._replaced:
+            raise WorkerRefused(f"another worker was started under the name {name}; give each a name of its own")
 
     def stop(self) -> None:
         """Ask the worker to stop; a job in work is left as it stands and resumes at the next start."""
+        self._stop.set()
+
+    def _give_way(self) -> None:
+        self._replaced = True
         self._stop.set()
 
     def keep(self, process: FitProcess | None) -> None:
@@ -123,32 +148,31 @@ class Worker:
             self._stop.wait(pause)
 
     def _sweep(self) -> None:
-        """Hand queued jobs to the engine, oldest first."""
-        with self._registry.reading() as session:
-            waiting = [job for job in jobs.unfinished(session) if job.state is JobState.QUEUED]
-        for job in waiting:
-            if job.id not in self._handed:
+        """Hand jobs that are nobody's to the engine, oldest first; each is taken when its turn comes."""
+        for job in self._presence.free_jobs():
+            if job.state is JobState.QUEUED:
+                if job.id not in self._handed:
+                    self._engine.enqueue(job.id)
+                    self._handed.add(job.id)
+            elif job.id != self._active and self._engine.latest(job.id)[1] is not Standing.ALIVE:
                 self._engine.enqueue(job.id)
-                self._handed.add(job.id)
 
     def _audit(self) -> None:
         """Take up or end jobs that the engine lost, gave up, or began under other steps."""
         with self._registry.reading() as session:
             open_jobs = jobs.unfinished(session)
         for job in open_jobs:
-            if job.id == self._active:
+            mine = job.state is JobState.QUEUED or job.worker == self._presence.id
+            if not mine or job.id == self._active:
                 continue
-            standing = self._engine.standing(job.id)
+            run, standing = self._engine.latest(job.id)
             if standing is Standing.UNKNOWN and job.state is JobState.RUNNING:
                 self._engine.enqueue(job.id)
             elif standing in _GIVEN_UP:
-                # Read again: it may have ended between the two looks.
-                with self._registry.reading() as session:
-                    job = jobs.get(session, job.id)
-                if not job.state.finished:
-                    retrain.abandon(
-                        self._context(job), JobState.FAILED, f"{job.step or 'start'}: {_GIVEN_UP[standing]}"
-                    )
+                error = f"{job.step or 'start'}: {_GIVEN_UP[standing]}"
+                # It may have gone on, or ended, between the two looks.
+                with contextlib.suppress(ClaimLost, Conflict):
+                    retrain.abandon(self._context(job, self._folder_of(run)), JobState.FAILED, error)
 
     def _sweep_folders(self) -> None:
         def ended(job_id: str) -> bool:
@@ -159,34 +183,46 @@ class Worker:
         if removed:
             log.info("worker.swept", folders=removed)
 
-    def _context(self, job: Job) -> JobContext:
-        return JobContext(self._registry, job, WorkFolder(self._home.work_dir / job.id), self._runtime, self)
+    def _folder_of(self, run: str) -> WorkFolder:
+        return WorkFolder(self._home.work_dir / run)
 
-    def _begin(self, job_id: str) -> bool:
+    def _context(self, job: Job, folder: WorkFolder) -> JobContext:
+        return JobContext(self._registry, job, folder, self._runtime, self)
+
+    def _begin(self, job_id: str, run: str) -> bool:
         self._hold_if_stopping()
         self._active = job_id
+        self._folder = self._folder_of(run)
+        if self._take_up(job_id):
+            return True
+        self._folder.remove()
+        self._active = None
+        return False
+
+    def _take_up(self, job_id: str) -> bool:
+        """Take the job; False when it has ended, is another worker's, or has killed too many workers."""
         try:
-            job = self._patiently(lambda: self._start(job_id))
-        except (Conflict, NotFound):
-            # Ended or cancelled while it waited, or ended just before a crash: only its folder may be left.
-            WorkFolder(self._home.work_dir / job_id).remove()
-            self._active = None
+            job = self._taken = self._patiently(lambda: self._take(job_id))
+            if job.deaths > MAX_RECOVERY_ATTEMPTS:
+                context = self._context(job, self._folder)
+                self._patiently(lambda: retrain.abandon(context, JobState.FAILED, _died(job)))
+                return False
+        except (ClaimLost, Conflict, NotFound):
             return False
-        died = deaths(job, WorkFolder(self._home.work_dir / job_id))
-        if died > MAX_RECOVERY_ATTEMPTS:
-            self._patiently(lambda: retrain.abandon(self._context(job), JobState.FAILED, _died(job, died)))
-            self._active = None
-            return False
-        log.info("retrain.started", job=job_id, adapter=job.adapter, attempt=job.attempts)
+        anew = not self._folder.path.exists()
+        log.info("retrain.started", job=job_id, adapter=job.adapter, attempt=job.attempts, from_the_beginning=anew)
         return True
 
-    def _start(self, job_id: str) -> Job:
+    def _take(self, job_id: str) -> Job:
         with self._registry.writing() as session:
-            return jobs.start(session, job_id)
+            return claims.take(session, job_id, self._presence.id, self._presence.silent)
 
     def _look(self, job_id: str) -> JobContext:
+        """The job as it stands, and as it was taken: what is written for it has to be of that attempt."""
         with self._registry.reading() as session:
-            return self._context(jobs.get(session, job_id))
+            job = jobs.get(session, job_id)
+        taken = self._taken
+        return self._context(dataclasses.replace(job, worker=taken.worker, attempts=taken.attempts), self._folder)
 
     def _run_step(self, job_id: str, name: str) -> dict[str, str]:
         self._hold_if_stopping()
@@ -198,7 +234,12 @@ class Worker:
 
     def _finish(self, job_id: str, outcome: dict[str, str]) -> None:
         self._hold_if_stopping()
-        self._patiently(lambda: retrain.finish(self._look(job_id), outcome))
+        try:
+            self._patiently(lambda: retrain.finish(self._look(job_id), outcome))
+        except ClaimLost:
+            # Handed back by this worker's own stop, it goes on here at the next start.
+            self._hold_if_stopping()
+            retrain.finish(self._look(job_id), {"state": retrain.LOST})
         self._active = None
 
     def _patiently(self, act: Callable[[], T]) -> T:
@@ -234,10 +275,10 @@ class Worker:
                 os.killpg(child.pid, signal.SIGKILL)
         active = self._active
         log.info("worker.stopped", unfinished=active)
+        # Another worker may go on from here; where the database does not hear of it, this stop counts as a death.
+        self._presence.leave(active)
         if active is not None:
-            # Without the note (a full disk) this stop counts as a death.
-            with contextlib.suppress(OSError):
-                note_pause(WorkFolder(self._home.work_dir / active))
+            self._runtime.traces.close()
             # Closing the engine would note the running job as failed. Everything on disk is safe at any moment, the
             # kernel gives the lock back, and the next start resumes.
             sys.stdout.flush()
@@ -254,10 +295,10 @@ _GIVEN_UP = {
 }
 
 
-def _died(job: Job, deaths: int) -> str:
+def _died(job: Job) -> str:
     return (
-        f"{job.step or 'start'}: the worker died {deaths} times while it ran this job; most likely the machine has too "
-        "little memory for it. Lower batch_size or the number of rows, then queue it again"
+        f"{job.step or 'start'}: the worker died {job.deaths} times while it ran this job; most likely the machine has "
+        "too little memory for it. Lower batch_size or the number of rows, then queue it again"
     )
 
 
@@ -270,9 +311,9 @@ def _acquired(lock: FileLock) -> bool:
 
 
 def executor_name(home: Home) -> str:
-    """The name under which a worker's unfinished jobs are kept, the same at every start; the caller owns the home.
+    """The name of a home's worker, the same at every start; the caller owns the home.
 
-    The engine's SQLite file belongs to one home. On PostgreSQL it is DRIFTLINE_WORKER_ID, else a random name that is
+    The registry in a SQLite file has one worker. On PostgreSQL it is DRIFTLINE_WORKER_ID, else a random name that is
     kept in the home: a host's name would not do, since a container comes back under another.
     """
     if home.database_url.startswith("sqlite"):
@@ -285,14 +326,28 @@ def executor_name(home: Home) -> str:
     return kept.read(WORKER_ID).decode().strip()
 
 
+def take_over_seconds() -> float:
+    """DRIFTLINE_TAKE_OVER_SECONDS, 60 by default. Raises WorkerRefused when it is no number from 2 up."""
+    given = os.environ.get("DRIFTLINE_TAKE_OVER_SECONDS")
+    if given is None:
+        return TAKE_OVER_S
+    try:
+        seconds = float(given)
+    except ValueError:
+        seconds = 0.0
+    if not LEAST_TAKE_OVER_S <= seconds < float("inf"):
+        raise WorkerRefused(f"DRIFTLINE_TAKE_OVER_SECONDS must be a number of seconds, at least {LEAST_TAKE_OVER_S:g}")
+    return seconds
+
+
 def run_worker(home: Home, runtime: Runtime | None = None, *, leashed: bool = False) -> None:
     """Run a worker in this process until SIGTERM, SIGINT, or, leashed, the end of standard input.
 
     Raises:
-        WorkerRefused: Another worker owns the home.
+        WorkerRefused: Another worker owns the home or has the name, or DRIFTLINE_TAKE_OVER_SECONDS is no such number.
         RegistryError: The registry cannot be opened.
     """
-    worker = Worker(home, runtime or Runtime())
+    worker = Worker(home, runtime or Runtime(), take_over_seconds())
 
     def on_signal(number: int, frame: FrameType | None) -> None:
         worker.stop()

@@ -21,6 +21,7 @@ from service.errors import Problem
 from service.retrains import Cause, ask
 from service.schemas import problems
 from service.state import Running, Service
+from service.tracing import traceparent_of
 
 router = APIRouter(prefix="/admin", tags=["drift"], responses=problems(400, 401, 403))
 
@@ -37,14 +38,17 @@ _BODY = {
                     "properties": {
                         "alerts": {
                             "type": "array",
+                            "maxItems": MAX_ALERTS,
                             "items": {
-                                "type": "object",
-                                "properties": {
-                                    "status": {"type": "string"},
-                                    "labels": {"type": "object", "additionalProperties": {"type": "string"}},
-                                    "startsAt": {"type": "string"},
-                                    "fingerprint": {"type": "string"},
-                                },
+                                "description": "What is not understood is answered 202 too, and leads to nothing.",
+                                "examples": [
+                                    {
+                                        "status": "firing",
+                                        "labels": {"adapter": "support"},
+                                        "startsAt": "2026-01-31T12:00:00Z",
+                                        "fingerprint": "8f3c",
+                                    }
+                                ],
                             },
                         }
                     },
@@ -70,13 +74,23 @@ async def receive(request: Request, service: Running, caller: MayTrain) -> Respo
     if len(found) > MAX_ALERTS:
         raise Problem(413, f"The webhook has {len(found)} alerts; the limit is {MAX_ALERTS}.")
     doubts = await service.advisor.doubts()
-    results = await service.blocking(lambda: [_take(service, alert, caller.name, doubts) for alert in found])
+    trace = traceparent_of(request)
+    known: _Known = {}
+    results = await service.blocking(
+        lambda: [_take(service, alert, caller.name, doubts, trace, known) for alert in found]
+    )
     for result in results:
         service.metrics.retrain_requests.labels("alert", result["outcome"]).inc()
     return serialise.answer({"alerts": results}, 202)
 
 
-def _take(service: Service, alert: Any, by: str, doubts: Mapping[str, Doubt]) -> dict[str, Any]:
+_Known = dict[tuple[str, str, str], dict[str, Any]]
+"""What the alerts of one webhook led to, by adapter, fingerprint and begin."""
+
+
+def _take(
+    service: Service, alert: Any, by: str, doubts: Mapping[str, Doubt], traceparent: str | None, known: _Known
+) -> dict[str, Any]:
     """What one alert leads to, as `outcome`: accepted, waiting, duplicate, not_advised, nothing_new, cooling_down,
     over_budget, no_dataset, refused, …"""
     alert = alert if isinstance(alert, dict) else {}
@@ -89,25 +103,31 @@ def _take(service: Service, alert: Any, by: str, doubts: Mapping[str, Doubt]) ->
     if not isinstance(adapter, str):
         return {"outcome": "unknown_adapter"}
     fingerprint = _plain(alert.get("fingerprint") or _words(labels), 128)
-    cause = Cause(adapter, fingerprint, _plain(alert.get("startsAt"), 64), by, f"drift alert {fingerprint}")
+    begins, reason = _plain(alert.get("startsAt"), 64), f"drift alert {fingerprint}"
+    if (told := known.get((adapter, fingerprint, begins))) is not None:  # again in one webhook: no transaction for it
+        return told | {"outcome": "duplicate"} if told["outcome"] == "accepted" else told
+    cause = Cause(adapter, fingerprint, begins, by, reason, traceparent)
     advisor = service.advisor
 
     def advice(session: Any) -> Advice:
         return advisor.advise(advisor.situation(session, adapter, doubts))
 
     found = ask(service.registry, cause, service.limits, advice)
-    if found.word == "unknown_adapter":
-        return {"outcome": found.word}
-    told: dict[str, Any] = {"outcome": found.word, "adapter": adapter}
-    if found.word in ("accepted", "waiting", "duplicate"):
-        told["job_id"] = found.job_id
-    return told if found.advice is None else told | {"advice": found.advice.value}
+    told = {"outcome": found.word}
+    if found.word != "unknown_adapter":
+        told["adapter"] = adapter
+        if found.word in ("accepted", "waiting", "duplicate"):
+            told["job_id"] = found.job_id
+        if found.advice is not None:
+            told["advice"] = found.advice.value
+    known[adapter, fingerprint, begins] = told
+    return told
 
 
 def _words(labels: Mapping[str, Any]) -> str:
-    """The labels as words: a fingerprint is a digest of them, and where it is missing, another digest does."""
+    """The labels as a word: a fingerprint is a digest of them, and where it is missing, another digest does."""
     try:
-        return orjson.dumps(labels, option=orjson.OPT_SORT_KEYS).decode()
+        return hashlib.sha256(orjson.dumps(labels, option=orjson.OPT_SORT_KEYS)).hexdigest()
     except TypeError:  # nested too deep to be Alertmanager's
         return "?"
 

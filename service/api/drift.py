@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Mapping
 from concurrent.futures import Future
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.responses import Response
 
 from monitoring.drift_metrics import state_of
@@ -15,7 +15,7 @@ from registry.errors import NotFound, Unavailable
 from registry.readings import MonitorState, Reading
 from service import serialise
 from service.auth import MayRead, MayTrain
-from service.errors import Problem, invalid
+from service.errors import Problem
 from service.schemas import problems
 from service.snapshot import LoadedVersion
 from service.state import Running, Service
@@ -29,13 +29,13 @@ ANSWER_SECONDS = 10.0
 
 
 @router.get("/{adapter}", summary="State of the drift monitor", responses=problems(422))
-async def drift(adapter: str, service: Running, caller: MayRead, history: int = 20) -> Response:
+async def drift(
+    adapter: str, service: Running, caller: MayRead, history: Annotated[int, Query(ge=0, le=500)] = 20
+) -> Response:
     """State, evidence of each detector and its line, run lengths, the alarm with its effect, and stored readings.
 
     All services that watch a version share this; `unstored` alone is of the one that answers.
     """
-    if not 0 <= history <= 500:
-        raise invalid("history", "must be from 0 to 500")
     return serialise.answer(await _view(service, adapter, history))
 
 
@@ -138,6 +138,7 @@ def _monitor(watched: Watched) -> dict[str, Any]:
             "alpha0": reference.alpha0,
             "k": reference.k,
         },
+        "sizes": reference.sizes(monitor.settings.arl, monitor.settings.window).to_json(),
     }  # fmt: skip
 
 

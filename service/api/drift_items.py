@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Mapping
-from typing import Literal
+from typing import Annotated, Literal
 
 import numpy as np
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from numpy.typing import NDArray
 from starlette.responses import Response
 
@@ -38,10 +38,10 @@ async def explanation(adapter: str, service: Running, caller: MayRead) -> Respon
 
 
 @router.get("/drift/{adapter}/examples", summary="What moved, with texts", responses=problems(409, 422))
-async def examples(adapter: str, service: Running, caller: MayAdmin, limit: int = 5) -> Response:
+async def examples(
+    adapter: str, service: Running, caller: MayAdmin, limit: Annotated[int, Query(ge=1, le=MAX_EXAMPLES)] = 5
+) -> Response:
     """As the explanation, with the newest kept texts of each change; there are some only where a key keeps texts."""
-    if not 1 <= limit <= MAX_EXAMPLES:
-        raise invalid("limit", f"must be from 1 to {MAX_EXAMPLES}")
     live, reference = await _watched(service, adapter)
     newest = await _newest(service, adapter)
     texts = await _kept(service, live, reference)
@@ -54,12 +54,10 @@ async def informative(
     adapter: str,
     service: Running,
     caller: MayAdmin,
-    limit: int = 50,
+    limit: Annotated[int, Query(ge=1, le=MAX_ITEMS)] = 50,
     format: Literal["json", "jsonl", "csv"] = "json",
 ) -> Response:
     """Kept texts by novelty x density x diversity, with reasons; jsonl and csv can be uploaded as a dataset."""
-    if not 1 <= limit <= MAX_ITEMS:
-        raise invalid("limit", f"must be from 1 to {MAX_ITEMS}")
     live, reference = await _watched(service, adapter)
     texts = await _kept(service, live, reference)
     found = await service.threads.encode(items.to_label, reference, texts, limit)

@@ -80,7 +80,12 @@ async def readyz(request: Request, service: Running) -> Response:
     )
 
 
-@router.get("/metrics", summary="Prometheus metrics")
+@router.get(
+    "/metrics",
+    summary="Prometheus metrics",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}, "description": "Every instrument"}},
+)
 async def metrics(service: Running) -> Response:
     """Every instrument, present from the first scrape."""
     _refresh(service)

@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import AsyncIterator
 from dataclasses import asdict
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Query
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
@@ -20,16 +20,22 @@ from service.auth import MayRead, MayTrain
 from service.errors import Problem, invalid
 from service.schemas import RetrainRequest, problems
 from service.state import Running, Service
+from service.tracing import traceparent_of
 
 router = APIRouter(prefix="/admin", tags=["jobs"], responses=problems(401, 403))
 
 POLL_SECONDS = 0.5
 KEEP_ALIVE_SECONDS = 15.0
 MAX_RECIPE_BYTES = 16_384
+_EVENT = {
+    "type": "object",
+    "description": "One event; its data is JSON.",
+    "properties": {name: {"type": "string"} for name in ("id", "event", "data", "retry")},
+}
 
 
 @router.post("/retrain", status_code=202, summary="Ask for a retrain", responses=problems(404, 409, 422))
-async def retrain(body: RetrainRequest, service: Running, caller: MayTrain) -> Response:
+async def retrain(body: RetrainRequest, request: Request, service: Running, caller: MayTrain) -> Response:
     """Queue one durable job; 409 with the waiting job's id when one waits for the adapter already."""
     try:
         size = len(serialise.dump(body.recipe))
@@ -50,6 +56,7 @@ async def retrain(body: RetrainRequest, service: Running, caller: MayTrain) -> R
                 recipe=recipe.to_dict(),
                 by=caller.name,
                 reason=body.reason,
+                traceparent=traceparent_of(request),
             )
 
     try:
@@ -68,10 +75,10 @@ async def retrain(body: RetrainRequest, service: Running, caller: MayTrain) -> R
 
 
 @router.get("/jobs", summary="List jobs", responses=problems(422))
-async def listing(service: Running, caller: MayRead, adapter: str | None = None, limit: int = 50) -> Response:
+async def listing(
+    service: Running, caller: MayRead, adapter: str | None = None, limit: Annotated[int, Query(ge=1, le=500)] = 50
+) -> Response:
     """Jobs, newest first."""
-    if not 1 <= limit <= 500:
-        raise invalid("limit", "must be from 1 to 500")
 
     def read() -> list[Job]:
         with service.registry.reading() as session:
@@ -101,7 +108,7 @@ async def cancel(job_id: str, service: Running, caller: MayTrain) -> Response:
     "/jobs/{job_id}/events",
     summary="Follow a job",
     responses={
-        200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": {"type": "string"}}}},
+        200: {"description": "Server-sent events", "content": {"text/event-stream": {"schema": _EVENT}}},
         **problems(404, 422),
     },
 )

@@ -21,8 +21,6 @@ router = APIRouter(prefix="/admin/keys", tags=["keys"], responses=problems(401, 
 @router.post("", status_code=201, summary="Make a key", responses=problems(422))
 async def issue(body: KeyRequest, service: Running, caller: MayAdmin) -> Response:
     """Make a key; the answer holds the secret, which is not kept and cannot be had again."""
-    if body.expires_at is not None and body.expires_at.tzinfo is None:
-        raise invalid("expires_at", "needs a time zone")
     if service.keyring.open and Scope.ADMIN not in body.scopes:
         # From the first key on every request needs one: without an admin key nobody could make another over HTTP.
         raise invalid("scopes", 'of the first key must hold "admin"')

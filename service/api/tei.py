@@ -137,7 +137,12 @@ async def decode(request: Request, service: Running, caller: MayEmbed) -> Respon
     return serialise.answer(texts)
 
 
-@router.get("/health", summary="Is it serving (TEI)", responses=client_schemas.tei_problems(503))
+@router.get(
+    "/health",
+    summary="Is it serving (TEI)",
+    response_class=Response,
+    responses={200: {"description": "It is"}, **client_schemas.tei_problems(503)},
+)
 async def health_(request: Request, service: Running) -> Response:
     """200 and nothing else while both /healthz and /readyz say so."""
     await health.healthz(service)
@@ -146,7 +151,10 @@ async def health_(request: Request, service: Running) -> Response:
 
 
 @router.post(
-    "/embeddings", openapi_extra=EMBEDDINGS, summary="Embed texts", responses=problems(400, 404, 413, 422, 429)
+    "/embeddings",
+    openapi_extra=EMBEDDINGS,
+    summary="Embed texts",
+    responses=problems(400, 401, 403, 404, 413, 422, 429, 503, 504),
 )
 async def embeddings(request: Request, service: Running, caller: MayEmbed) -> Response:
     """The same as /v1/embeddings, for clients whose base address has no /v1."""

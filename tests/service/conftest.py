@@ -273,9 +273,9 @@ def history(publisher: Publisher, adapter: str) -> list[Version]:
 
 
 class Process:
-    """A service in a process of its own, as `driftline serve` runs it."""
+    """A service in a process of its own, as `driftline serve` runs it; `before` is Python run ahead of it there."""
 
-    def __init__(self, home: Home, **settings: Any) -> None:
+    def __init__(self, home: Home, *, before: str = "", **settings: Any) -> None:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -284,7 +284,7 @@ class Process:
         self.log = home.data_dir.parent / f"serve-{self.port}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-W", "error", "-c", code, json.dumps(options)],
+                [sys.executable, "-W", "error", "-c", f"{before}\n{code}", json.dumps(options)],
                 stdout=log, stderr=log, env={**os.environ, "PYTHONUNBUFFERED": "1"},
             )  # fmt: skip
         self.url = f"http://127.0.0.1:{self.port}"
@@ -327,6 +327,18 @@ class Answer:
 
     def json(self) -> Any:
         return json.loads(self.content)
+
+
+@pytest.fixture(scope="session")
+def start_service() -> Callable[..., Process]:
+    """Starts a service in a process of its own; who asked for it stops it."""
+
+    def start(home: Home, **settings: Any) -> Process:
+        process = Process(home, **settings)
+        wait_ready(process.get)
+        return process
+
+    return start
 
 
 @pytest.fixture

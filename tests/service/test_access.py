@@ -58,6 +58,7 @@ SCOPES = {
     ("get", "/admin/keys"): "admin",
     ("delete", "/admin/keys/{key_id}"): "admin",
     ("put", "/admin/keys/{key_id}/limits"): "admin",
+    ("get", "/admin/audit"): "admin",
     ("get", "/admin/drift/{adapter}/informative"): "admin",
     ("get", "/admin/drift/{adapter}/explanation"): "read",
     ("get", "/admin/drift/{adapter}/examples"): "admin",

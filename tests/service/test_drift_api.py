@@ -60,6 +60,12 @@ def test_drift_over_http(serving, backbone_home, publish):
         first = client.get("/admin/drift/support").json()
         assert (first["state"], first["version"], first["readings"]) == ("warming", "support@1", [])
         assert first["reference"]["calibration"] == 110
+        sizes = first["sizes"]
+        assert (sizes["arl"], sizes["window"]) == (10_000, 64)
+        needs = [(need["part"], need["have"], need["met"]) for need in sizes["needs"]]
+        assert needs[0] == ("calibration", 110, True)  # enough to raise alarms
+        assert needs[-1] == ("replay", 38, False)  # and too few to measure a run length on
+        assert any("602 are missing" in words for words in sizes["words"])
         assert (first["mode"], first["mean_observations_between_false_alarms"]) == ("sequential", 10_000)
         # 38 replay items are too few to measure a run length on.
         assert first["run_length"] == {"stated": 10_000, "replay": None}
@@ -78,6 +84,8 @@ def test_drift_over_http(serving, backbone_home, publish):
         assert seen["detectors"]["total"]["value"] >= seen["detectors"]["total"]["line"]
         assert seen["readings"][0]["statistics"]["novelty"]["significant"] is True
         assert sum(seen["readings"][0]["cells"]) == 64
+        assert sum(seen["readings"][0]["p_values"]) == 64
+        assert seen["readings"][0]["evidence"]["total"][0] >= seen["readings"][0]["evidence"]["total"][1]
         assert seen["last"] == seen["readings"][0]
         text = client.get("/metrics").text
         for series in (

@@ -1,6 +1,7 @@
 """Rollouts over HTTP: shadows that are promoted or stopped by what traffic shows, canaries, persons, restarts."""
 
 import itertools
+import re
 import time
 
 import numpy as np
@@ -105,8 +106,8 @@ def test_a_candidate_that_disagrees_is_stopped_and_nobody_ever_saw_it(client, pu
     answers, turn = [], itertools.cycle(texts)
     ended = until(client, lambda found: found["state"] != "running", lambda: answers.append(ask(client, next(turn))[0]))
     assert ended["state"] == "stopped"
-    assert ended["reason"].startswith("disagreement of the nearest items: ")
-    assert "the limit is 0.5" in ended["reason"]
+    # A collapsed candidate breaks both rules; which is seen first depends on how many comparisons one look finds.
+    assert re.match(r"disagreement of the (nearest items|commonest label): .*the limit is 0\.[25]", ended["reason"])
     assert set(answers) == {"support@1"}
     # Long before 100,000. How long depends on how soon the comparisons, made after the answers, are looked at.
     assert ended["counts"]["observations"] < 5_000

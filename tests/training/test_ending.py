@@ -9,7 +9,7 @@ from registry import jobs
 from registry.home import Home
 from registry.jobs import JobState
 from registry.registry import Registry
-from training import attempts, retrain
+from training import retrain
 from training.files import WorkFolder
 from training.steps import JobContext, Runtime
 from training.worker import Worker
@@ -50,13 +50,12 @@ def test_without_a_verdict_there_is_none(registry: Registry, context: JobContext
     assert (job.state, job.verdict, job.error) == (JobState.CANCELLED, None, None)
 
 
-def test_only_deaths_are_counted_not_stops(context: JobContext) -> None:
-    taken_up = [dataclasses.replace(context.job, attempts=attempts) for attempts in range(1, 7)]
-    assert [attempts.deaths(job, context.folder) for job in taken_up] == [0, 1, 2, 3, 4, 5]
+def test_only_deaths_are_counted_not_stops(registry: Registry, context: JobContext) -> None:
+    job = context.job
+    assert [dataclasses.replace(job, attempts=n).deaths for n in range(1, 7)] == [0, 1, 2, 3, 4, 5]
     for _ in range(3):
-        attempts.note_pause(context.folder)
-    assert [attempts.deaths(job, context.folder) for job in taken_up] == [0, 0, 0, 0, 1, 2]
-    # A worker may be stopped before the job has made its folder.
-    context.folder.remove()
-    attempts.note_pause(context.folder)
-    assert attempts.deaths(taken_up[1], context.folder) == 0
+        with registry.writing() as session:
+            jobs.release(session, job.id)
+    with registry.reading() as session:
+        job = jobs.get(session, job.id)
+    assert [dataclasses.replace(job, attempts=n).deaths for n in range(1, 7)] == [0, 0, 0, 0, 1, 2]

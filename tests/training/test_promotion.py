@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from monitoring.recipe import Recipe
-from registry import backbones, rollouts, versions
+from registry import backbones, datasets, jobs, rollouts, versions
 from registry.home import Home
 from registry.registry import Registry
 from registry.states import VersionState
@@ -24,6 +24,8 @@ def registry(tmp_path: Path) -> Iterator[Registry]:
     with opened.writing() as session:
         backbones.add(session, {"name": "MiniLM", "dimension": 384, "max_tokens": 256, "source": "test"}, BACKBONE)
         versions.ensure_adapter(session, "desk", BACKBONE)
+        datasets.add(session, opened.artifacts, "support", b"text,label\nwords,a\nother words,b\n", "csv")
+        jobs.start(session, jobs.enqueue(session, adapter="desk", dataset="support", requested_by="test").id)
     yield opened
     opened.close()
 
@@ -41,6 +43,7 @@ def promotion(
     work = WorkFolder(folder / "work")
     work.create()
     with registry.writing() as session:
+        (job,) = jobs.unfinished(session)
         version = versions.publish(
             session,
             adapter="desk",
@@ -61,7 +64,7 @@ def promotion(
         folder=work,
         registry=registry,
         recipe=Recipe.from_mapping(recipe),
-        job=SimpleNamespace(adapter="desk", id="job_1"),
+        job=job,
         snapshot={"champion": None if champion is None else {"number": champion}, "dataset": {"kind": kind}},
     )
     publish.promote(context)

@@ -23,8 +23,6 @@ from registry.home import Home
 from registry.jobs import Job, JobState
 from registry.registry import Registry
 from registry.versions import VersionState
-from training.attempts import deaths
-from training.files import WorkFolder
 from training.generic import generic_texts
 
 QUICK: dict[str, Any] = {"steps": 24, "hidden": 64}
@@ -184,7 +182,7 @@ def test_a_stopped_worker_leaves_its_job_to_the_next_start(small_home: Home, reg
         job = wait_until(registry, job_id, lambda job: job.attempts == 2 and job.progress > 0.45)
         assert job.step == "fit"
         # A stop is no death: however often it happens, the job is not given up for it.
-        assert deaths(job, WorkFolder(small_home.work_dir / job_id)) == 0
+        assert job.deaths == 0
         with registry.writing() as session:
             jobs.request_cancel(session, job_id)
         assert wait_until(registry, job_id, finished, within_s=10).state is JobState.CANCELLED

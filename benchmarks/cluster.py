@@ -59,6 +59,12 @@ class Process:
         """Whether it runs, frozen or not."""
         return self._process is not None and self._process.poll() is None
 
+    @property
+    def pid(self) -> int:
+        """Of the program as it was started last."""
+        assert self._process is not None
+        return self._process.pid
+
     def start(self) -> None:
         """Start it, for the first time or again."""
         self.starts += 1
